@@ -1,0 +1,244 @@
+"""A config: model and training, from YAML and `key=value`; frozen, closed, with good defaults. No torch.
+
+A preset fills what the user leaves out; the resolved config is written into the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from m4oe.errors import UserError, from_validation, unknown
+from m4oe.study import Facts
+
+Fraction = Field(ge=0, lt=1)
+
+
+class Encoder(Facts):
+    """How a stream becomes tokens. Names are rows of nets.encoders.ENCODERS, `hf:NAME`, or `pkg.mod:function`."""
+
+    image: str = "vit"
+    volume: str = "vit3d"
+    vector: str = "variables"
+    patch: int = Field(default=8, ge=2)
+    volume_patch: tuple[int, int, int] = (4, 8, 8)
+    depth: int = Field(default=2, ge=0)
+    heads: int = Field(default=4, ge=1)
+    histogram: int = Field(default=0, ge=0, description="bins of an extra token that holds the intensity distribution")
+    share: Literal["modality", "input"] = "modality"
+    pretrained: bool = False
+    dropout: float = Fraction
+
+
+class Specific(Facts):
+    """MSoE: a soft mixture for each modality."""
+
+    enabled: bool = True
+    depth: int = Field(default=1, ge=1)
+    num_experts: int = Field(default=8, ge=1)
+    slots: int = Field(default=1, ge=1)
+    hidden: int = Field(default=128, ge=1)
+    attention: bool = False
+
+
+class Shared(Facts):
+    """MToE: one soft mixture for all modalities and tasks, a slot for each (expert, task)."""
+
+    enabled: bool = True
+    num_experts: int = Field(default=16, ge=1)
+    hidden: int = Field(default=128, ge=1)
+    embed_in_routing: bool = False
+
+
+class Fusion(Facts):
+    """The block that ends each task: soft mixtures (`depth` of them), then an additive or a pooled head."""
+
+    depth: int = Field(default=0, ge=0)
+    num_experts: int = Field(default=4, ge=1)
+    hidden: int = Field(default=128, ge=1)
+    head: Literal["additive", "pooled"] = "additive"
+
+
+class Model(Facts):
+    """The network. `width` is the width D of every token; sizes are in pixels."""
+
+    preset: Literal["tiny", "base", "paper"] = "tiny"
+    kind: Literal["classifier"] = "classifier"
+    width: int = Field(default=64, ge=8)
+    image_size: tuple[int, int] = (64, 64)
+    volume_size: tuple[int, int, int] = (16, 48, 48)
+    encoder: Encoder = Encoder()
+    specific: Specific = Specific()
+    shared: Shared = Shared()
+    fusion: Fusion = Fusion()
+
+    @model_validator(mode="after")
+    def _pixels_divide(self) -> Model:
+        if self.encoder.image == "vit" and any(side % self.encoder.patch for side in self.image_size):
+            raise ValueError(f"image_size {list(self.image_size)} is no multiple of encoder.patch {self.encoder.patch}")
+        if any(side % patch for side, patch in zip(self.volume_size, self.encoder.volume_patch)):
+            raise ValueError(f"volume_size {list(self.volume_size)} is no multiple of encoder.volume_patch")
+        if self.width % self.encoder.heads:
+            raise ValueError(f"width {self.width} is no multiple of encoder.heads {self.encoder.heads}")
+        return self
+
+
+class Phase(Facts):
+    """One pass of build, load, freeze, fit. `freeze` and `fresh` are patterns (`*`) over parameter names."""
+
+    name: str = "train"
+    freeze: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    max_epochs: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+
+
+class Train(Facts):
+    """Training. `max_minutes` is a wall-clock budget that ends cleanly, with the learning rate decayed by then."""
+
+    seed: int = Field(default=0, ge=0)
+    max_epochs: int = Field(default=60, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the training")
+    clip: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    patience: int | None = Field(default=None, ge=1, description="epochs without a better validation score")
+    average: float = Field(default=0.0, ge=0, lt=1, description="decay of an exponential mean of the weights; 0 is off")
+    augment: float = Field(default=1.0, ge=0, description="strength; 0 is off")
+    modality_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that training leaves an input out")
+    task_weights: Literal["fixed", "learned"] | dict[str, float] = "fixed"
+    class_weights: bool = True
+    focal_gamma: float = Field(default=0.0, ge=0)
+    cmi_weight: float = Field(default=0.002, ge=0)
+    cmi_cap: float | None = Field(default=None, gt=0)
+    workers: int | None = Field(
+        default=None, ge=0, description="processes that read; default: 0 if the cache holds all"
+    )
+    cache_gb: float = Field(default=2.0, ge=0)
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+
+
+class Config(Facts):
+    """All of it."""
+
+    model: Model = Model()
+    phases: tuple[Phase, ...] = Field(default=(Phase(),), min_length=1)
+    train: Train = Train()
+
+
+PRESETS: Mapping[str, dict[str, Any]] = {
+    "tiny": {},
+    "base": {
+        "model": {
+            "width": 256,
+            "image_size": (224, 224),
+            "volume_size": (32, 96, 96),
+            "encoder": {"patch": 16, "depth": 6, "heads": 8},
+            "specific": {"depth": 1, "num_experts": 16, "hidden": 512},
+            "shared": {"num_experts": 32, "hidden": 512},
+            "fusion": {"depth": 1, "num_experts": 8, "hidden": 512},
+        },
+        "train": {"max_epochs": 100, "learning_rate": 3e-4, "patience": 20},
+    },
+    "paper": {
+        "model": {
+            "width": 768,
+            "image_size": (224, 224),
+            "volume_size": (32, 128, 128),
+            "encoder": {
+                "image": "hf:google/vit-base-patch16-224-in21k",
+                "pretrained": True,
+                "depth": 12,
+                "heads": 12,
+                "patch": 16,
+                "share": "input",
+            },
+            "specific": {"depth": 2, "num_experts": 32, "hidden": 3072, "attention": True},
+            "shared": {"num_experts": 128, "hidden": 3072},
+            "fusion": {"depth": 2, "num_experts": 16, "hidden": 3072},
+        },
+        "train": {"max_epochs": 100, "learning_rate": 5e-5, "weight_decay": 5e-5},
+    },
+}
+
+
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config in YAML file `path` (None: the defaults), with `overrides` such as "model.shared.num_experts=64".
+
+    Raises UserError that names the path as the user wrote it, the value, and the nearest known name.
+    """
+    content = _read(Path(path)) if path else {}
+    for text in overrides:
+        _set(content, text)
+    source = str(path) if path else "config"
+    preset = (
+        (content.get("model") or {}).get("preset", "tiny") if isinstance(content.get("model", {}), dict) else "tiny"
+    )
+    if preset not in PRESETS:
+        raise unknown("preset", str(preset), PRESETS)
+    try:
+        return Config.model_validate(_merged(PRESETS[preset], content))
+    except ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def dump_config(config: Config) -> str:
+    """The YAML of a resolved `config`; reading it gives the same config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all keys, e.g. "model.shared.num_experts"."""
+    keys = []
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        nested = isinstance(inner, type) and issubclass(inner, BaseModel)
+        keys += config_keys(inner, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
+    return keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path}: not readable as YAML") from None
+    if not isinstance(content, dict | None):
+        raise UserError(f"{path}: a config is a mapping with 'model', 'phases' and 'train'")
+    return content or {}
+
+
+def _set(content: dict[str, Any], text: str) -> None:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"{text!r}: an override is written path=value, e.g. train.max_epochs=20")
+    if path not in config_keys():
+        close = difflib.get_close_matches(path, config_keys(), n=1, cutoff=0.3)
+        raise UserError(f"{text}: there is no {path!r} in a config; {f'did you mean {close[0]!r}?' if close else ''}")
+    *folders, last = path.split(".")
+    for folder in folders:
+        content = content.setdefault(folder, {})
+    content[last] = yaml.safe_load(value)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], over[key]) for key in base.keys() & over.keys() if _maps(base[key], over[key])}
+    return {**base, **over, **both}
+
+
+def _maps(a: object, b: object) -> bool:
+    return isinstance(a, Mapping) and isinstance(b, Mapping)
+
+
+def _explain(error: ValidationError, source: str) -> UserError:
+    names = {key for path in config_keys() for key in path.split(".")} | set(Phase.model_fields)
+    return from_validation(error, source, names)
