@@ -16,8 +16,6 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from m4oe.errors import UserError, from_validation, unknown
 from m4oe.study import Facts
 
-Fraction = Field(ge=0, lt=1)
-
 
 class Encoder(Facts):
     """How a stream becomes tokens. Names are rows of nets.encoders.ENCODERS, `hf:NAME`, or `pkg.mod:function`."""
@@ -32,7 +30,7 @@ class Encoder(Facts):
     histogram: int = Field(default=0, ge=0, description="bins of an extra token that holds the intensity distribution")
     share: Literal["modality", "input"] = "modality"
     pretrained: bool = False
-    dropout: float = Fraction
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class Specific(Facts):
