@@ -1,0 +1,89 @@
+"""device.py: what is asked for is given or refused, never quietly replaced."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+
+import pytest
+import torch
+
+from m4oe import device
+from m4oe.errors import UserError
+
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+
+
+def have(monkeypatch, *names):
+    monkeypatch.setattr(device, "_PRESENT", {name: lambda name=name: name in names for name in device._PRESENT})
+
+
+def have_capability(monkeypatch, major):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
+
+
+@pytest.mark.parametrize(
+    ("present", "asked", "given"),
+    [
+        (("cpu",), "auto", CPU),
+        (("cpu", "mps"), "auto", MPS),
+        (("cpu", "cuda"), "auto", CUDA),
+        (("cpu", "cuda"), "cpu", CPU),
+        (("cpu", "cuda"), "cuda", CUDA),
+    ],
+)
+def test_auto_is_the_fastest_present_and_a_name_is_itself(monkeypatch, present, asked, given):
+    have(monkeypatch, *present)
+    assert device.resolve_device(asked) == given
+
+
+def test_an_absent_device_is_refused_with_what_there_is(monkeypatch):
+    have(monkeypatch, "cpu", "mps")
+    with pytest.raises(UserError, match=r"'cuda' is not available here; use 'auto', or one of: mps, cpu"):
+        device.resolve_device("cuda")
+
+
+def test_a_misspelt_device_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown device 'cudda': did you mean 'cuda'\? known: auto, cpu, cuda, mps"):
+        device.resolve_device("cudda")
+
+
+@pytest.mark.parametrize(
+    ("where", "capability", "wish", "precision"),
+    [
+        (CPU, None, "auto", "32"),
+        (CPU, None, "32", "32"),
+        (MPS, None, "auto", "32"),
+        (CUDA, 7, "auto", "32"),  # a V100 or T4 emulates bfloat16
+        (CUDA, 8, "auto", "bf16-mixed"),
+        (CUDA, 9, "bf16", "bf16-mixed"),
+        (CUDA, 9, "32", "32"),
+    ],
+)
+def test_bfloat16_only_where_it_is_fast(monkeypatch, where, capability, wish, precision):
+    have_capability(monkeypatch, capability)
+    assert device.precision_for(where, wish) == precision
+
+
+@pytest.mark.parametrize(("where", "capability"), [(CPU, None), (MPS, None), (CUDA, 7)])
+def test_bfloat16_by_name_is_refused_where_it_is_slow(monkeypatch, where, capability):
+    have_capability(monkeypatch, capability)
+    with pytest.raises(UserError, match="use 'auto' or '32'"):
+        device.precision_for(where, "bf16")
+
+
+def test_the_description_is_json_and_names_no_host_and_no_person():
+    text = json.dumps(device.describe())
+    assert torch.__version__ in text and platform.python_version() in text
+    assert f'"{platform.node()}"' not in text
+    assert f'"{getpass.getuser()}"' not in text
+
+
+@pytest.mark.gpu
+def test_a_real_accelerator_computes_in_what_it_was_given():
+    where = device.resolve_device("cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.precision_for(where, "auto") == "bf16-mixed"):
+        product = torch.eye(8, device=where) @ torch.eye(8, device=where)
+    assert product.is_cuda
+    assert torch.equal(product.float().cpu(), torch.eye(8))
