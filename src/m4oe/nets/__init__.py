@@ -1,0 +1,1 @@
+"""Networks: encoders of single inputs, the classifier that joins them, heads by kind of task."""

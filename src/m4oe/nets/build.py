@@ -1,0 +1,90 @@
+"""The only file that sees both the config and the modules: a model config and a schema -> a network."""
+
+from __future__ import annotations
+
+from m4oe import config
+from m4oe.errors import UserError
+from m4oe.moe import MSoE, MToE
+from m4oe.nets.classifier import Classifier, Fusion, SpecificPath, StreamPlan
+from m4oe.nets.encoders import EncoderSpec, make_encoder
+from m4oe.nets.heads import HEADS, MaskHead
+from m4oe.schema import Schema, Stream, TaskSpec
+from m4oe.tasks import KINDS
+
+ORDER = {"ordinal": -1, "survival": 1}
+
+
+def build_model(model: config.Model, schema: Schema) -> Classifier:
+    """A network for the streams and tasks of `schema`, its biases at the training prevalence."""
+    plans = [_plan(stream, model, schema) for stream in schema.streams]
+    encoders = {}
+    for plan, stream in zip(plans, schema.streams):
+        if plan.encoder not in encoders:
+            encoders[plan.encoder] = make_encoder(_encoder_name(stream, model), _encoder_spec(stream, model))
+    shared = model.shared
+    return Classifier(
+        plans,
+        encoders,
+        model.width,
+        [_specific(model) for _ in schema.modalities] if model.specific.enabled else None,
+        MToE(
+            model.width,
+            shared.num_experts,
+            len(schema.tasks),
+            shared.hidden,
+            embed_in_routing=shared.embed_in_routing,
+        )
+        if shared.enabled
+        else None,
+        {task.name: _fusion(task, model, schema) for task in schema.tasks},
+        {task.name: task.on for task in schema.tasks if task.on is not None},
+    )
+
+
+def _plan(stream: Stream, model: config.Model, schema: Schema) -> StreamPlan:
+    by_modality = model.encoder.share == "modality" and stream.form != "vector"
+    key = f"{stream.modality}/{stream.form}/{stream.channels}" if by_modality else stream.name
+    return StreamPlan(stream.name, stream.input, key.replace(".", "_"), schema.modalities.index(stream.modality))
+
+
+def _encoder_name(stream: Stream, model: config.Model) -> str:
+    return {"image": model.encoder.image, "volume": model.encoder.volume, "vector": model.encoder.vector}[stream.form]
+
+
+def _encoder_spec(stream: Stream, model: config.Model) -> EncoderSpec:
+    encoder = model.encoder
+    patch = {"image": (encoder.patch, encoder.patch), "volume": encoder.volume_patch, "vector": ()}[stream.form]
+    return EncoderSpec(
+        stream.channels,
+        stream.size,
+        model.width,
+        patch,
+        encoder.depth,
+        encoder.heads,
+        encoder.histogram,
+        encoder.dropout,
+        encoder.pretrained,
+    )
+
+
+def _specific(model: config.Model) -> SpecificPath:
+    own = model.specific
+    experts = {"num_experts": own.num_experts, "hidden": own.hidden, "slots": own.slots}
+    return SpecificPath(model.width, own.depth, experts, model.encoder.heads if own.attention else 0)
+
+
+def _fusion(task: TaskSpec, model: config.Model, schema: Schema) -> Fusion:
+    own = model.fusion
+    mixtures = [MSoE(model.width, own.num_experts, own.hidden) for _ in range(own.depth)]
+    if task.on is not None:
+        return Fusion(model.width, mixtures, _mask_head(task, model, schema))
+    start = [float(logit) for logit in KINDS[task.kind].prior_logits(task)]
+    head = HEADS[own.head](model.width, start, ORDER.get(task.kind, 0), len(schema.streams))
+    return Fusion(model.width, mixtures, head)
+
+
+def _mask_head(task: TaskSpec, model: config.Model, schema: Schema) -> MaskHead:
+    streams = schema.streams_of(task.on or "")
+    if len({(stream.channels, stream.size) for stream in streams}) != 1:
+        raise UserError(f"task {task.name!r}: pictures of input {task.on!r} differ in channels or form by modality")
+    return MaskHead(model.width, streams[0].channels, streams[0].size, len(task.classes))

@@ -1,0 +1,160 @@
+"""The diagnosis network (ICLR 2025): encoders, MSoE by modality, MToE over all tokens, fusion by task, heads.
+
+    pictures --encoder--> tokens --MSoE (own modality)--+--fusion of task t--> head --> logits, evidence
+                             \\-----MToE (all, slot e,t)--/
+
+Axes as in batch.py. `encode` reads what exists; `decide` reads tokens alone, so that questions such as "what if
+this input were absent" cost no second encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from m4oe.batch import Batch, Prediction, Routing, Rows, Tokens
+from m4oe.moe import MSoE, MToE
+from m4oe.nets.blocks import Attention
+from m4oe.nets.heads import MaskHead
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """Where a stream goes: which encoder reads it, and whose modality's path it takes."""
+
+    name: str
+    input: str
+    encoder: str
+    modality: int
+
+
+class SpecificPath(nn.Module):
+    """MSoE path of one modality: per layer a soft mixture over its own tokens, after attention where asked for."""
+
+    def __init__(self, width: int, depth: int, experts: Mapping[str, int], heads: int = 0) -> None:
+        super().__init__()
+        self.mixtures = nn.ModuleList(MSoE(width, **experts) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth if heads else 0))
+        self.attentions = nn.ModuleList(Attention(width, heads) for _ in range(depth if heads else 0))
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Routing]:
+        """x (B, n, D), zero at absent tokens; the last layer's routing."""
+        for layer, mixture in enumerate(self.mixtures):
+            if self.attentions:
+                x = x + self.attentions[layer](self.norms[layer](x), present)
+            update, routing = mixture(x, present)
+            x = x + update
+        return x, routing
+
+
+class Fusion(nn.Module):
+    """Fusion block of one task: soft mixtures over MSoE's tokens joined with the task's MToE stream, then its head."""
+
+    def __init__(self, width: int, mixtures: Sequence[MSoE], head: nn.Module) -> None:
+        super().__init__()
+        self.mixtures = nn.ModuleList(mixtures)
+        self.norm = nn.LayerNorm(width)
+        self.head = head
+
+    def tokens(self, z: Tensor, present: Tensor) -> Tensor:
+        """(B, N, D), zero at absent tokens."""
+        for mixture in self.mixtures:
+            z = z + mixture(z, present)[0]
+        return torch.where(present.unsqueeze(-1), self.norm(z), 0.0)
+
+
+class Classifier(nn.Module):
+    """Any number of inputs, modalities and tasks; an exam with any non-empty subset of inputs trains and predicts."""
+
+    def __init__(
+        self,
+        streams: Sequence[StreamPlan],
+        encoders: Mapping[str, nn.Module],
+        width: int,
+        specific: Sequence[SpecificPath] | None,
+        shared: MToE | None,
+        fusions: Mapping[str, Fusion],
+        masks_on: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self.streams, self.masks_on = tuple(streams), dict(masks_on)
+        self.encoders = nn.ModuleDict(encoders)
+        self.which = nn.Parameter(torch.randn(len(streams), width) * 0.02)
+        self.specific = nn.ModuleList(specific) if specific else None
+        self.shared = shared
+        self.fusions = nn.ModuleDict(fusions)
+        self.num_modalities = 1 + max(plan.modality for plan in streams)
+        counts = torch.tensor([encoders[plan.encoder].tokens for plan in streams])
+        modality = torch.tensor([plan.modality for plan in streams])
+        self.register_buffer("stream_of", torch.arange(len(streams)).repeat_interleave(counts), persistent=False)
+        self.register_buffer("modality_of", modality.repeat_interleave(counts), persistent=False)
+
+    def forward(self, batch: Batch) -> Prediction:
+        return self.decide(self.encode(batch), batch.inputs)
+
+    def encode(self, batch: Batch) -> Tokens:
+        """Tokens of all streams, side by side. Streams that share an encoder are read in one call."""
+        found = {}
+        for name, encoder in self.encoders.items():
+            plans = [plan for plan in self.streams if plan.encoder == name and plan.name in batch.inputs]
+            if plans:
+                rows = [batch.inputs[plan.name] for plan in plans]
+                x = encoder(torch.cat([row.values for row in rows]))
+                parts = x.split([len(row.index) for row in rows])
+                found |= {p.name: Rows(part, row.index) for p, part, row in zip(plans, parts, rows)}
+        pairs = [self._placed(number, found.get(plan.name), len(batch)) for number, plan in enumerate(self.streams)]
+        x, present = torch.cat([x for x, _ in pairs], 1), torch.cat([here for _, here in pairs], 1)
+        return Tokens(x, self.modality_of, self.stream_of, present)
+
+    def _placed(self, number: int, rows: Rows | None, size: int) -> tuple[Tensor, Tensor]:
+        count = self.encoders[self.streams[number].encoder].tokens
+        if rows is None:
+            empty = self.which.new_zeros(size, count, self.which.shape[1])
+            return empty, torch.zeros(size, count, dtype=torch.bool, device=empty.device)
+        x, present = Rows(rows.values + self.which[number], rows.index).scatter(size)
+        return x, present.unsqueeze(1).expand(-1, count)
+
+    def decide(self, tokens: Tokens, pictures: Mapping[str, Rows]) -> Prediction:
+        """What the tokens say. `pictures` are needed for segmentations alone, of the streams their masks lie on."""
+        tokens = tokens.with_x(torch.where(tokens.present.unsqueeze(-1), tokens.x, 0.0))
+        own, routing = self._specific(tokens)
+        streams: Tensor | None = None
+        if self.shared is not None:
+            streams, routing["shared"] = self.shared(tokens, self.num_modalities)
+        logits, evidence, bias = {}, {}, {}
+        for number, (task, fusion) in enumerate(self.fusions.items()):
+            z = fusion.tokens(own if streams is None else own + streams[:, number], tokens.present)
+            if task in self.masks_on:
+                logits[task] = self._masks(fusion.head, z, self.masks_on[task], pictures)
+                continue
+            verdict = fusion.head(z, tokens)
+            logits[task] = Rows(verdict.logits, torch.arange(len(z), device=z.device))
+            bias[task] = verdict.bias
+            if verdict.evidence is not None:
+                evidence[task] = verdict.evidence
+        return Prediction(logits, evidence, bias, routing)
+
+    def _specific(self, tokens: Tokens) -> tuple[Tensor, dict[str, Routing]]:
+        own, routing = tokens.x, {}
+        for modality, path in enumerate(self.specific or ()):
+            places = (tokens.modality == modality).nonzero().squeeze(1)
+            y, routing[f"specific.{modality}"] = path(own[:, places], tokens.present[:, places])
+            own = own.index_copy(1, places, y.to(own.dtype))
+        return own, routing
+
+    def _masks(self, head: MaskHead, z: Tensor, on: str, pictures: Mapping[str, Rows]) -> Rows:
+        """Logits (P, C, *size) of the exams that have the input `on`, in whichever of its modalities."""
+        parts = []
+        for number, plan in enumerate(self.streams):
+            if plan.input == on and plan.name in pictures:
+                rows, encoder = pictures[plan.name], self.encoders[plan.encoder]
+                own = z[rows.index][:, self.stream_of == number]
+                parts.append(Rows(head(own, encoder.grid, rows.values), rows.index))
+        if not parts:
+            empty = z.new_zeros(0, head.out.out_channels, *head.size)
+            return Rows(empty, torch.arange(0, device=z.device))
+        index, order = torch.cat([part.index for part in parts]).sort()
+        return Rows(torch.cat([part.values for part in parts])[order], index)

@@ -1,0 +1,126 @@
+"""Heads: the tokens of one task -> its logits, and what each stream contributed to them.
+
+Axes: B exams · N tokens · D width · I streams · C logits · A what is summed: C, or 1 where thresholds are ordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from m4oe.batch import Tokens
+from m4oe.nets.blocks import CONV, NORM
+
+
+class Verdict(NamedTuple):
+    """logits (B, C) · evidence (B, I, C), empty for heads without · bias (C,): logits = evidence.sum(1) + bias."""
+
+    logits: Tensor
+    evidence: Tensor | None
+    bias: Tensor
+
+
+class Thresholds(nn.Module):
+    """C biases, free or ordered (`order` +1 increasing, -1 decreasing, 0 free), that start at `start`."""
+
+    def __init__(self, start: Sequence[float], order: int) -> None:
+        super().__init__()
+        self.order, first = order, torch.tensor(start, dtype=torch.float32)
+        self.first = nn.Parameter(first[:1].clone() if order else first)
+        if order and len(start) > 1:
+            gaps = (order * first.diff()).clamp_min(1e-2)
+            self.gaps = nn.Parameter(gaps + torch.log(-torch.expm1(-gaps)))  # inverse of softplus
+
+    def forward(self) -> Tensor:
+        if not self.order or not hasattr(self, "gaps"):
+            return self.first
+        return torch.cat([self.first, self.first + self.order * F.softplus(self.gaps).cumsum(0)])
+
+
+class AdditiveHead(nn.Module):
+    """Attention over tokens times a linear logit of each token, with nothing nonlinear after the sum.
+
+    A logit is therefore the sum of its inputs' signed parts and the bias. Attention starts equal over present
+    streams, whatever their numbers of tokens.
+    """
+
+    def __init__(self, width: int, start: Sequence[float], order: int, num_streams: int) -> None:
+        super().__init__()
+        sums = 1 if order else len(start)
+        self.num_streams = num_streams
+        self.attend = nn.Linear(width, sums)
+        self.value = nn.Linear(width, sums, bias=False)
+        self.thresholds = Thresholds(start, order)
+        nn.init.zeros_(self.attend.weight)
+        nn.init.zeros_(self.attend.bias)
+
+    def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
+        """z (B, N, D), zero at absent tokens."""
+        weight = _present_softmax(self.attend(z) - _log_count(tokens, self.num_streams).unsqueeze(-1), tokens.present)
+        parts = weight * self.value(z)
+        evidence = parts.new_zeros(len(z), self.num_streams, parts.shape[-1]).index_add(1, tokens.stream, parts)
+        bias = self.thresholds()
+        return Verdict(evidence.sum(1) + bias, evidence.expand(-1, -1, len(bias)), bias)
+
+
+class PooledHead(nn.Module):
+    """The paper's: the mean over present streams of each stream's mean token, then a linear layer."""
+
+    def __init__(self, width: int, start: Sequence[float], order: int, num_streams: int) -> None:
+        super().__init__()
+        self.num_streams = num_streams
+        self.value = nn.Linear(width, 1 if order else len(start), bias=False)
+        self.thresholds = Thresholds(start, order)
+
+    def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
+        flat = -_log_count(tokens, self.num_streams).unsqueeze(-1)
+        pooled = (_present_softmax(flat, tokens.present) * z).sum(1)
+        bias = self.thresholds()
+        return Verdict(self.value(pooled) + bias, None, bias)
+
+
+HEADS = {"additive": AdditiveHead, "pooled": PooledHead}
+
+
+def _log_count(tokens: Tokens, num_streams: int) -> Tensor:
+    """(B, N): log of how many present tokens the stream of each token has."""
+    count = tokens.present.new_zeros(len(tokens.present), num_streams, dtype=torch.float32)
+    count = count.index_add(1, tokens.stream, tokens.present.float())
+    return count.clamp_min(1).log()[:, tokens.stream]
+
+
+def _present_softmax(logits: Tensor, present: Tensor) -> Tensor:
+    """Softmax over N of (B, N, A), 0 at absent tokens and everywhere in an exam without any."""
+    here = present.unsqueeze(-1)
+    logits = logits.masked_fill(~here, torch.finfo(logits.dtype).min)
+    return torch.where(here, logits.softmax(1), 0.0)
+
+
+class MaskHead(nn.Module):
+    """Class logits of every pixel of the input on which the mask lies: its spatial tokens, enlarged, beside a shallow
+    look at the pixels themselves, since tokens of a patch have lost the edges."""
+
+    def __init__(self, width: int, channels: int, size: Sequence[int], classes: int, detail: int = 16) -> None:
+        super().__init__()
+        dims = len(size)
+        self.size, self.mode = tuple(size), "bilinear" if dims == 2 else "trilinear"
+        self.look = nn.Sequential(
+            *_conv(dims, channels, detail), *_conv(dims, detail, detail), *_conv(dims, detail, detail)
+        )
+        self.reduce = CONV[dims](width, 2 * detail, 1)
+        self.join = nn.Sequential(*_conv(dims, 3 * detail, 2 * detail), *_conv(dims, 2 * detail, 2 * detail))
+        self.out = CONV[dims](2 * detail, classes, 1)
+
+    def forward(self, z: Tensor, grid: Sequence[int], picture: Tensor) -> Tensor:
+        """z (P, n, D) of which the last prod(grid) tokens are spatial, picture (P, C, *size) -> (P, classes, *size)."""
+        spatial = z[:, -torch.Size(grid).numel() :].transpose(1, 2).unflatten(2, tuple(grid))
+        coarse = F.interpolate(self.reduce(spatial), size=self.size, mode=self.mode, align_corners=False)
+        return self.out(self.join(torch.cat([coarse, self.look(picture)], 1)))
+
+
+def _conv(dims: int, channels: int, out: int) -> list[nn.Module]:
+    return [CONV[dims](channels, out, 3, padding=1), NORM[dims](out, affine=True), nn.GELU()]
