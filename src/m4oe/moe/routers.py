@@ -1,0 +1,109 @@
+"""Routers: who reads what. Each is a module that returns a `Routing` and keeps nothing of it.
+
+Routing runs in float32 whatever the precision around it (in float64 for float64 input). Absent tokens are replaced
+by zeros before anything is computed from them, so that their content, NaN included, cannot pass.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m4oe.batch import Routing, Tokens
+
+# Below this norm a token counts as zero; it bounds the gradient of the normalisation at a token that is zero.
+_NORM_FLOOR = 1e-6
+
+
+def clear_absent(x: Tensor, present: Tensor) -> Tensor:
+    """(B, N, ...) `x` with zeros where `present` (B, N) is False, in value and in gradient."""
+    return torch.where(present.view(*present.shape, *(1,) * (x.dim() - 2)), x, 0.0)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Softmax over the places where `mask` (broadcastable bool) is True; exactly 0 elsewhere, also if none is."""
+    lowest = torch.finfo(logits.dtype).min
+    return logits.masked_fill(~mask, lowest).softmax(dim).masked_fill(~mask, 0.0)
+
+
+class SoftRouter(nn.Module):
+    """Soft mixture of experts: every slot reads a blend of tokens, every token a blend of slots (Soft MoE, Puigcerver et al. 2023).
+
+    Parameters: `phi` (D, E, S), one direction a slot; `scale`, learnable. Logits are scale times a cosine, hence
+    within [-scale, scale]; from a scale of 1 dispatch would start, and tends to stay, all but uniform.
+    """
+
+    def __init__(self, width: int, num_experts: int, slots: int = 1, scale: float = 8.0) -> None:
+        super().__init__()
+        self.phi = nn.Parameter(torch.randn(width, num_experts, slots) / width**0.5)
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def forward(self, x: Tensor, present: Tensor) -> Routing:
+        """x (B, N, D), present (B, N) bool -> Routing; combine sums to 1 over all slots of a present token."""
+        with _full_precision(x):
+            logits = _cosine_logits(clear_absent(x, present), self.phi, self.scale)
+            combine = logits.flatten(2).softmax(-1).view_as(logits)
+            return Routing(_dispatch(logits, present), clear_absent(combine, present))
+
+
+class TaskRouter(nn.Module):
+    """Soft routing with a slot for each (expert, task): slot index == task index (MToE of M4oE, ICLR 2025).
+
+    Parameters: `phi` (D, E, T); `task_embedding` (T, D), which the layer adds to what slots have read; `scale`.
+    With `embed_in_routing` the embedding also moves the directions, phi[:, e, t] + task_embedding[t].
+    """
+
+    def __init__(
+        self, width: int, num_experts: int, num_tasks: int, scale: float = 8.0, embed_in_routing: bool = False
+    ) -> None:
+        super().__init__()
+        self.embed_in_routing = embed_in_routing
+        self.phi = nn.Parameter(torch.randn(width, num_experts, num_tasks) / width**0.5)
+        self.task_embedding = nn.Parameter(0.02 * torch.randn(num_tasks, width))
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+
+    def forward(self, tokens: Tokens, num_modalities: int) -> Routing:
+        """Routing with joint (B, M, E, T); combine sums to 1 over the experts of one task.
+
+        The published layer normalises combine over experts and tasks together, which scales every task's stream
+        down by its share of the token; see tests/papers/.
+        """
+        with _full_precision(tokens.x):
+            phi = self.phi + self.task_embedding.mT.unsqueeze(1) if self.embed_in_routing else self.phi
+            logits = _cosine_logits(clear_absent(tokens.x, tokens.present), phi, self.scale)
+            combine = clear_absent(logits.softmax(2), tokens.present)
+            joint = _joint(logits, tokens.present, tokens.modality, num_modalities)
+            return Routing(_dispatch(logits, tokens.present), combine, joint)
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[object]:
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _cosine_logits(x: Tensor, phi: Tensor, scale: Tensor) -> Tensor:
+    """x (B, N, D), phi (D, E, S) -> (B, N, E, S) scale times the cosine, in float32 or better."""
+    precision = torch.promote_types(x.dtype, torch.float32)
+    directions = scale.to(precision) * F.normalize(phi.flatten(1).to(precision), dim=0, eps=_NORM_FLOOR)
+    return (F.normalize(x.to(precision), dim=-1, eps=_NORM_FLOOR) @ directions).unflatten(-1, phi.shape[1:])
+
+
+def _dispatch(logits: Tensor, present: Tensor) -> Tensor:
+    return masked_softmax(logits, present[:, :, None, None], dim=1)
+
+
+def _joint(logits: Tensor, present: Tensor, modality: Tensor, num_modalities: int) -> Tensor:
+    """P(modality, expert, task) of each exam, (B, M, E, T), from logits (B, N, E, T).
+
+    One softmax over everything, after each token's logits are lowered by the log of how many present tokens its
+    modality has: flat logits then mean uniform present modalities, however many tokens each brings.
+    """
+    member = F.one_hot(modality, num_modalities).to(logits.dtype)
+    count = present.to(logits.dtype) @ member
+    balanced = logits - count.clamp_min(1).log()[:, modality, None, None]
+    mask = present[:, :, None, None].expand_as(logits)
+    share = masked_softmax(balanced.flatten(1), mask.flatten(1), dim=1).view_as(logits)
+    return torch.einsum("bnet,nm->bmet", share, member)
