@@ -8,7 +8,6 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test test-slow format clean
 
@@ -24,7 +23,7 @@ test: .venv/.installed-dev
 
 # pytest exits with 5 when no test is marked slow: nothing to prove is no failure.
 test-slow: .venv/.installed-dev
-	$(BIN)/pytest -m "slow and not gpu" || test $$? -eq 5
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "slow and not gpu" || test $$? -eq 5
 
 format: .venv/.installed-dev
 	$(BIN)/ruff check --fix
