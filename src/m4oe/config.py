@@ -109,7 +109,6 @@ class Train(Facts):
     clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: int | None = Field(default=None, ge=1, description="epochs without a better validation score")
-    average: float = Field(default=0.0, ge=0, lt=1, description="decay of an exponential mean of the weights; 0 is off")
     augment: float = Field(default=1.0, ge=0, description="strength; 0 is off")
     modality_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that training leaves an input out")
     task_weights: Literal["fixed", "learned"] | dict[str, float] = "fixed"

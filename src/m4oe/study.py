@@ -172,8 +172,8 @@ class Study(Facts):
     @model_validator(mode="after")
     def _names_agree(self) -> Study:
         for name in [*self.inputs, *self.tasks]:
-            if not name or set(name) & set("@/\\,: \t\n"):
-                raise ValueError(f"the name {name!r} may hold no '@', '/', ',', ':' or space")
+            if not name or set(name) & set("@/\\,:. \t\n"):
+                raise ValueError(f"the name {name!r} may hold no '@', '/', '.', ',', ':' or space")
         for name, task in self.tasks.items():
             if task.on is not None and (task.on not in self.inputs or self.inputs[task.on].kind == "table"):
                 pictures = [key for key, value in self.inputs.items() if value.kind != "table"]

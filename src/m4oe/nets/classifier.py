@@ -85,7 +85,8 @@ class Classifier(nn.Module):
         self.which = nn.Parameter(torch.randn(len(streams), width) * 0.02)
         self.specific = nn.ModuleList(specific) if specific else None
         self.shared = shared
-        self.fusions = nn.ModuleDict(fusions)
+        # A prefix, since a task may be called like a method of ModuleDict ("type", "keys").
+        self.fusions = nn.ModuleDict({f"for_{task}": fusion for task, fusion in fusions.items()})
         self.num_modalities = 1 + max(plan.modality for plan in streams)
         counts = torch.tensor([encoders[plan.encoder].tokens for plan in streams])
         modality = torch.tensor([plan.modality for plan in streams])
@@ -125,7 +126,8 @@ class Classifier(nn.Module):
         if self.shared is not None:
             streams, routing["shared"] = self.shared(tokens, self.num_modalities)
         logits, evidence, bias = {}, {}, {}
-        for number, (task, fusion) in enumerate(self.fusions.items()):
+        for number, (key, fusion) in enumerate(self.fusions.items()):
+            task = key.removeprefix("for_")
             z = fusion.tokens(own if streams is None else own + streams[:, number], tokens.present)
             if task in self.masks_on:
                 logits[task] = self._masks(fusion.head, z, self.masks_on[task], pictures)

@@ -1,0 +1,150 @@
+"""A saved model: one folder of `config.json` (network, schema, what may be explained), `model.safetensors`, a card.
+
+No pickle: whoever loads a model runs none of its code, save an encoder of the form `pkg.mod:function`, which is
+imported by name from the loader's own installation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from m4oe import __version__
+from m4oe.config import Model
+from m4oe.errors import UserError
+from m4oe.schema import Schema
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A network with all that is needed to use it.
+
+    scores: validation scores {task: {metric: {"value", "low", "high", "n"}}} · withheld: {task: why its
+    contributions are not shown}.
+    """
+
+    network: nn.Module
+    model: Model
+    schema: Schema
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside, then renames: `path` never holds half of `text`."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def save_artifact(artifact: Artifact, folder: Path) -> None:
+    """Writes the model folder; an older model in it is replaced only by whole files."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in artifact.network.state_dict().items()}
+    beside = folder / ".model.safetensors.part"
+    save_file(state, beside, metadata={"format": "pt"})
+    os.replace(beside, folder / "model.safetensors")
+    facts = {
+        "format": FORMAT,
+        "m4oe": __version__,
+        "model": artifact.model.model_dump(mode="json"),
+        "schema": artifact.schema.model_dump(mode="json"),
+        "scores": artifact.scores,
+        "withheld": artifact.withheld,
+    }
+    write_text(folder / "config.json", json.dumps(facts, indent=1))
+    write_text(folder / "README.md", card(artifact))
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """The model in `folder` (a run, or its `model/`), on the CPU, ready to predict.
+
+    Raises UserError for a folder without a model, and for a damaged one.
+    """
+    from m4oe.nets.build import build_model
+
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    facts = _facts(folder / "config.json")
+    try:
+        model, schema = Model.model_validate(facts["model"]), Schema.model_validate(facts["schema"])
+    except (KeyError, ValidationError):
+        raise UserError(f"{folder / 'config.json'}: damaged: it does not describe a model; train again") from None
+    # Weights come from the file: nothing is fetched to build the network that takes them.
+    offline = model.model_copy(update={"encoder": model.encoder.model_copy(update={"pretrained": False})})
+    network = build_model(offline, schema)
+    _load_weights(network, folder / "model.safetensors")
+    return Artifact(network.eval(), model, schema, facts.get("scores", {}), facts.get("withheld", {}))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: {path.parent} holds no trained model ('m4oe train' writes one)")
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: damaged: not JSON; restore it or train again") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else None
+        raise UserError(f"{path}: model format {found!r}, but this version of m4oe reads format {FORMAT}")
+    return facts
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the model folder is incomplete")
+    try:
+        network.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{path}: damaged, or of another network: {reason}; restore it or train again") from None
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def card(artifact: Artifact) -> str:
+    """The model card: what goes in, what comes out, how well, and what it is not."""
+    schema = artifact.schema
+    inputs = [f"- `{s.name}`: {s.kind}, modality {s.modality}, {s.form} {list(s.size)}" for s in schema.streams]
+    tasks = [f"- `{t.name}`: {t.kind}, {', '.join(t.classes)}{_scored(artifact, t.name)}" for t in schema.tasks]
+    return "\n".join(
+        [
+            "# m4oe model",
+            "",
+            f"{count_parameters(artifact.network):,} parameters, preset `{artifact.model.preset}`, m4oe {__version__}.",
+            "",
+            "## Inputs (any may be missing)",
+            *inputs,
+            "",
+            "## Tasks",
+            *tasks,
+            "",
+            "## Use",
+            "",
+            "`m4oe predict RUN -i TABLE -o OUT`, or `m4oe.load(RUN).predict({input: path})` in Python.",
+            "A research model, not a medical device; scores are of the validation split of the data it was made from.",
+            "",
+        ]
+    )
+
+
+def _scored(artifact: Artifact, task: str) -> str:
+    score = artifact.scores.get(task, {})
+    shown = [f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in score.items() if "low" in m]
+    withheld = f"; contributions withheld: {artifact.withheld[task]}" if task in artifact.withheld else ""
+    return f"; validation {', '.join(shown[:2])}{withheld}" if shown else withheld
