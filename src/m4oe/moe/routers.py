@@ -30,7 +30,7 @@ def masked_softmax(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 
 class SoftRouter(nn.Module):
-    """Soft mixture of experts: every slot reads a blend of tokens, every token a blend of slots (Soft MoE, Puigcerver et al. 2023).
+    """Soft routing: every slot reads a blend of tokens, every token a blend of slots (Soft MoE, Puigcerver 2023).
 
     Parameters: `phi` (D, E, S), one direction a slot; `scale`, learnable. Logits are scale times a cosine, hence
     within [-scale, scale]; from a scale of 1 dispatch would start, and tends to stay, all but uniform.
