@@ -1,0 +1,115 @@
+"""How binary, multiclass, multilabel and ordinal predictions are scored, over all classes and one against the rest.
+
+A decision is the most probable class; for binary tasks and single labels, a probability above 0.5.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import ndarray
+
+from m4oe.schema import TaskSpec
+from m4oe.tasks.metrics import (
+    Sample,
+    agreement,
+    auprc,
+    auroc,
+    calibration_error,
+    confusion,
+    mean_defined,
+    mean_metrics,
+    quadratic_kappa,
+    ratio,
+)
+
+Parts = dict[str, tuple[ndarray, Sample]]
+
+
+def binary_sample(task: TaskSpec, target: ndarray, probability: ndarray, training: ndarray | None = None) -> Sample:
+    """target (P,) of 0 and 1, probability (P, 2)."""
+    return Sample(_binary, (target == 1, probability[:, 1], probability[:, 1] > 0.5))
+
+
+def multilabel_sample(task: TaskSpec, target: ndarray, probability: ndarray, training: ndarray | None = None) -> Sample:
+    """target (P, C) of 0, 1 and NaN (missing), probability (P, C): metrics are means over labels."""
+    return Sample(_multilabel, (target, probability))
+
+
+def multiclass_sample(task: TaskSpec, target: ndarray, probability: ndarray, training: ndarray | None = None) -> Sample:
+    """target (P,) class index, probability (P, C): AUROC and AUPRC are macro one-vs-rest."""
+    return Sample(_multiclass, (target.astype(int), probability))
+
+
+def ordinal_sample(task: TaskSpec, target: ndarray, probability: ndarray, training: ndarray | None = None) -> Sample:
+    """target (P,) class index, probability (P, C): AUROC is the mean over thresholds k of P(y > k) against y > k."""
+    return Sample(_ordinal, (target.astype(int), probability))
+
+
+def no_classes(task: TaskSpec, sample: Sample) -> Parts:
+    """A binary task has one class to tell from the rest, which is the task itself."""
+    return {}
+
+
+def label_samples(task: TaskSpec, sample: Sample) -> Parts:
+    """{label: (rows of the exams that have it, their binary sample)}."""
+    target, probability = sample.arrays
+    present = {name: np.flatnonzero(~np.isnan(target[:, c])) for c, name in enumerate(task.classes)}
+    return {
+        name: (rows, _one_class(target[rows, c] == 1, probability[rows, c], probability[rows, c] > 0.5))
+        for c, (name, rows) in enumerate(present.items())
+    }
+
+
+def class_samples(task: TaskSpec, sample: Sample) -> Parts:
+    """{class: (all rows, the binary sample of the class against the rest)}."""
+    target, probability = sample.arrays
+    rows, decision = np.arange(len(target)), probability.argmax(1)
+    return {
+        name: (rows, _one_class(target == c, probability[:, c], decision == c)) for c, name in enumerate(task.classes)
+    }
+
+
+def _one_class(positive: ndarray, score: ndarray, decision: ndarray) -> Sample:
+    return Sample(_binary, (positive, score, decision))
+
+
+def _binary(positive: ndarray, score: ndarray, decision: ndarray, weights: ndarray) -> dict[str, ndarray]:
+    table = confusion(positive.astype(int), decision.astype(int), 2, weights)
+    return {
+        **agreement(table),
+        "auroc": auroc(positive, score, weights),
+        "auprc": auprc(positive, score, weights),
+        "sensitivity": ratio(table[:, 1, 1], table[:, 1].sum(1)),
+        "specificity": ratio(table[:, 0, 0], table[:, 0].sum(1)),
+        "calibration_error": calibration_error(positive, score, weights),
+    }
+
+
+def _multilabel(target: ndarray, probability: ndarray, weights: ndarray) -> dict[str, ndarray]:
+    present = [np.flatnonzero(~np.isnan(column)) for column in target.T]
+    return mean_metrics(
+        _binary(target[rows, c] == 1, probability[rows, c], probability[rows, c] > 0.5, weights[:, rows])
+        for c, rows in enumerate(present)
+        if len(rows)
+    )
+
+
+def _multiclass(target: ndarray, probability: ndarray, weights: ndarray) -> dict[str, ndarray]:
+    decision, classes = probability.argmax(1), range(probability.shape[1])
+    return {
+        **agreement(confusion(target, decision, len(classes), weights)),
+        "auroc": mean_defined(np.stack([auroc(target == c, probability[:, c], weights) for c in classes])),
+        "auprc": mean_defined(np.stack([auprc(target == c, probability[:, c], weights) for c in classes])),
+        "calibration_error": calibration_error(decision == target, probability.max(1), weights),
+    }
+
+
+def _ordinal(target: ndarray, probability: ndarray, weights: ndarray) -> dict[str, ndarray]:
+    above = probability[:, ::-1].cumsum(1)[:, ::-1]
+    thresholds = range(1, probability.shape[1])
+    kappa = quadratic_kappa(confusion(target, probability.argmax(1), probability.shape[1], weights))
+    return {
+        **_multiclass(target, probability, weights),
+        "auroc": mean_defined(np.stack([auroc(target >= k, above[:, k], weights) for k in thresholds])),
+        "quadratic_kappa": kappa,
+    }
