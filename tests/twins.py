@@ -119,7 +119,7 @@ class ExpertsInALoop(nn.Module):
 
     def __init__(self, experts: Experts) -> None:
         super().__init__()
-        self.modules_ = experts_as_modules(experts)
+        self.experts = experts_as_modules(experts)
 
     def on_slots(self, slots: Tensor) -> Tensor:
-        return torch.stack([expert(slots[:, e]) for e, expert in enumerate(self.modules_)], 1)
+        return torch.stack([expert(slots[:, e]) for e, expert in enumerate(self.experts)], 1)
