@@ -21,6 +21,7 @@ from m4oe.tasks import segmentation_metrics as gm
 from m4oe.tasks import survival as s
 from m4oe.tasks import survival_metrics as sm
 from m4oe.tasks.metrics import Sample
+from m4oe.tasks.rows import LABELS, ONE_HOT, POSITIVE, RISKS, RowForm
 from m4oe.tasks.segmentation_metrics import case_metrics
 
 __all__ = ["KINDS", "Kind", "case_metrics"]
@@ -37,6 +38,7 @@ class Kind:
     score_names, scores: (task) -> names, and (task, logits) -> (P, names): the numbers that contributions explain
     sample: (task, target, probability, training=None) -> Sample, to be scored by weights, numpy
     classes: (task, sample) -> {class: (rows, Sample)}, one against the rest
+    rows: how it stands in predictions.csv; None for segmentation, which stands in cases.csv
     primary_metric: the metric that chooses a model; higher is better · chance: (task) -> its value by guessing
     """
 
@@ -48,6 +50,7 @@ class Kind:
     scores: Callable[[TaskSpec, Tensor], Tensor]
     sample: Callable[..., Sample]
     classes: Callable[[TaskSpec, Sample], dict[str, tuple[ndarray, Sample]]]
+    rows: RowForm | None
     primary_metric: str
     chance: Callable[[TaskSpec], float]
 
@@ -85,6 +88,7 @@ KINDS: dict[str, Kind] = {
         scores=lambda task, logits: logits,
         sample=cm.binary_sample,
         classes=cm.no_classes,
+        rows=POSITIVE,
         primary_metric="auroc",
         chance=lambda task: 0.5,
     ),
@@ -97,6 +101,7 @@ KINDS: dict[str, Kind] = {
         scores=lambda task, logits: logits,
         sample=cm.multiclass_sample,
         classes=cm.class_samples,
+        rows=ONE_HOT,
         primary_metric="auroc",
         chance=lambda task: 0.5,
     ),
@@ -109,6 +114,7 @@ KINDS: dict[str, Kind] = {
         scores=lambda task, logits: logits,
         sample=cm.multilabel_sample,
         classes=cm.label_samples,
+        rows=LABELS,
         primary_metric="auroc",
         chance=lambda task: 0.5,
     ),
@@ -121,6 +127,7 @@ KINDS: dict[str, Kind] = {
         scores=lambda task, logits: logits[:, -1:],
         sample=cm.ordinal_sample,
         classes=cm.class_samples,
+        rows=ONE_HOT,
         primary_metric="auroc",
         chance=lambda task: 0.5,
     ),
@@ -133,6 +140,7 @@ KINDS: dict[str, Kind] = {
         scores=lambda task, logits: logits[:, -1:],
         sample=sm.survival_sample,
         classes=sm.horizon_samples,
+        rows=RISKS,
         primary_metric="c_index",
         chance=lambda task: 0.5,
     ),
@@ -145,6 +153,7 @@ KINDS: dict[str, Kind] = {
         scores=g.foreground_score,
         sample=gm.segmentation_sample,
         classes=gm.structure_samples,
+        rows=None,
         primary_metric="dice",
         chance=g.dice_by_chance,
     ),

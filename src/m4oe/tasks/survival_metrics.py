@@ -16,10 +16,12 @@ BLOCK = 256
 def survival_sample(task: TaskSpec, target: ndarray, probability: ndarray, training: ndarray | None = None) -> Sample:
     """target (P, 2) years and event, probability (P, H) cumulative risk.
 
-    training: (n, 2) labels of the training split, from which the censoring weights are estimated; without it the
+    training: (n, 2) labels of the training split, from which the censoring weights are estimated; without any, the
     sample's own. Metrics: Harrell's C, cumulative/dynamic AUROC averaged over horizons, integrated Brier score.
     """
-    inverse = inverse_censoring_weights(target, task.horizons, target if training is None else training)
+    inverse = inverse_censoring_weights(
+        target, task.horizons, training if training is not None and len(training) else target
+    )
     return Sample(partial(_survival, task.horizons), (target[:, 0], target[:, 1] == 1, probability, inverse))
 
 
