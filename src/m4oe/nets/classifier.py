@@ -98,11 +98,11 @@ class Classifier(nn.Module):
 
     def encode(self, batch: Batch) -> Tokens:
         """Tokens of all streams, side by side. Streams that share an encoder are read in one call."""
-        found = {}
+        found, given = {}, {name: rows for name, rows in batch.inputs.items() if len(rows.index)}
         for name, encoder in self.encoders.items():
-            plans = [plan for plan in self.streams if plan.encoder == name and plan.name in batch.inputs]
+            plans = [plan for plan in self.streams if plan.encoder == name and plan.name in given]
             if plans:
-                rows = [batch.inputs[plan.name] for plan in plans]
+                rows = [given[plan.name] for plan in plans]
                 x = encoder(torch.cat([row.values for row in rows]))
                 parts = x.split([len(row.index) for row in rows])
                 found |= {p.name: Rows(part, row.index) for p, part, row in zip(plans, parts, rows)}
@@ -151,7 +151,7 @@ class Classifier(nn.Module):
         """Logits (P, C, *size) of the exams that have the input `on`, in whichever of its modalities."""
         parts = []
         for number, plan in enumerate(self.streams):
-            if plan.input == on and plan.name in pictures:
+            if plan.input == on and plan.name in pictures and len(pictures[plan.name].index):
                 rows, encoder = pictures[plan.name], self.encoders[plan.encoder]
                 own = z[rows.index][:, self.stream_of == number]
                 parts.append(Rows(head(own, encoder.grid, rows.values), rows.index))

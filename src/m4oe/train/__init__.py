@@ -1,0 +1,1 @@
+"""Training: phases of build, load, freeze, fit. Lightning lives in this room alone."""

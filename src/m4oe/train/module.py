@@ -1,0 +1,179 @@
+"""One Lightning module: the network, its objective, the step, the validation score, the learning rate."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from m4oe.batch import Batch, Rows, shared_rows
+from m4oe.errors import UserError
+from m4oe.schema import Schema
+from m4oe.tasks import KINDS
+from m4oe.train.objective import Losses, Objective
+
+
+class Schedule:
+    """Linear warm-up, then cosine to zero, over whichever ends first: the epochs or the minutes."""
+
+    def __init__(self, epochs: int, minutes: float | None, warmup: float) -> None:
+        self.epochs, self.seconds, self.warmup = epochs, minutes and 60 * minutes, warmup
+        self.started = time.monotonic()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def factor(self, epoch: float) -> float:
+        """Share of the full learning rate at `epoch` (a real number)."""
+        done = epoch / self.epochs
+        if self.seconds:
+            done = max(done, self.elapsed() / self.seconds)
+        if done < self.warmup:
+            return max(done, 1e-3) / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - self.warmup) / (1 - self.warmup))))
+
+
+class Training(pl.LightningModule):
+    """Trains `network` on batches of `schema`; logs "score", the mean over tasks of their validation metric."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        schema: Schema,
+        schedule: Schedule,
+        *,
+        phase: str,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
+        modality_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.network, self.objective, self.schema, self.schedule = network, objective, schema, schedule
+        self.phase, self.seed = phase, seed
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.modality_dropout = modality_dropout
+        self.history: dict[str, dict[str, list[float]]] = {"train": {}, "validation": {}}
+        self.seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        batch = drop_inputs(batch, self.modality_dropout, self.seed, self.current_epoch)
+        losses = self.objective(self.network(batch), batch)
+        refuse_non_finite(losses, batch)
+        self._note("train", losses)
+        return losses.total
+
+    def validation_step(self, batch: Batch, number: int) -> None:
+        prediction = self.network(batch)
+        self._note("validation", self.objective(prediction, batch))
+        for task in self.schema.tasks:
+            if task.name in batch.targets:
+                logits, target = shared_rows(prediction.logits[task.name], batch.targets[task.name])
+                if len(target):
+                    probability = KINDS[task.kind].probabilities(task, logits.float())
+                    self.seen.setdefault(task.name, []).append((target.cpu().numpy(), probability.cpu().numpy()))
+
+    def on_validation_epoch_end(self) -> None:
+        scores = {}
+        for task in self.schema.tasks:
+            if task.name in self.seen:
+                target, probability = (np.concatenate(parts) for parts in zip(*self.seen[task.name]))
+                kind = KINDS[task.kind]
+                metrics = kind.metrics(task, target, probability)
+                if kind.primary_metric in metrics:
+                    scores[task.name] = metrics[kind.primary_metric]
+        self.seen.clear()
+        # Without a single score (too few labels to rank) the loss decides.
+        fallback = -float(np.mean(self.history["validation"].get("loss", [0.0])))
+        self.log("score", float(np.mean(list(scores.values()))) if scores else fallback, prog_bar=True)
+        self.log_dict({f"{task}_score": value for task, value in scores.items()})
+        self.history["validation"] |= {f"{task}_score": [value] for task, value in scores.items()}
+
+    def on_train_batch_start(self, batch: Batch, number: int) -> None:
+        epoch = self.current_epoch + number / max(1, self.trainer.num_training_batches)
+        for group in self.optimizers().param_groups:
+            group["lr"] = self.learning_rate * self.schedule.factor(epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; vectors (norms, biases, scales, embeddings of one row) are not decayed."""
+        used = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in used if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in used if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["phase"] = self.phase
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def epoch_means(self) -> dict[str, dict[str, float]]:
+        """{"train": {"loss", task, "cmi"}, "validation": ...} of the epoch that ends, and forgets them."""
+        means = {side: {key: float(np.mean(v)) for key, v in parts.items()} for side, parts in self.history.items()}
+        self.history = {"train": {}, "validation": {}}
+        return means
+
+    def _note(self, side: str, losses: Losses) -> None:
+        for key, value in {"loss": losses.total, **losses.parts}.items():
+            self.history[side].setdefault(key, []).append(float(value.detach()))
+        if side == "train":
+            self.log("loss", losses.total.detach(), prog_bar=True, logger=True)
+
+
+def drop_inputs(batch: Batch, chance: float, seed: int, epoch: int) -> Batch:
+    """The batch with each input of each exam left out with `chance`, never an exam's last one.
+
+    The choice depends on (seed, epoch, exam) alone.
+    """
+    if not chance:
+        return batch
+    here = np.stack([np.isin(np.arange(len(batch)), rows.index.cpu().numpy()) for rows in batch.inputs.values()], 1)
+    for number, exam in enumerate(batch.exams):
+        rng = np.random.default_rng([seed, epoch, zlib.crc32(exam.encode())])
+        keep = here[number] & (rng.random(here.shape[1]) >= chance)
+        if keep.any():
+            here[number] = keep
+        elif here[number].any():
+            here[number] = np.arange(here.shape[1]) == rng.choice(np.flatnonzero(here[number]))
+    kept = {}
+    for (name, rows), column in zip(batch.inputs.items(), here.T):
+        stays = torch.from_numpy(column).to(rows.index.device)[rows.index]
+        if stays.any():
+            kept[name] = Rows(rows.values[stays], rows.index[stays])
+    return Batch(batch.exams, kept, batch.targets)
+
+
+def refuse_non_finite(losses: Losses, batch: Batch) -> None:
+    """Raises UserError with exam, task and input named, where a loss is NaN or infinite."""
+    if torch.isfinite(losses.total):
+        return
+    for task, (loss, index) in losses.exams.items():
+        bad = (~torch.isfinite(loss)).nonzero().flatten()
+        if len(bad):
+            exam = int(index[bad[0]])
+            raise UserError(
+                f"the loss of task {task!r} is not finite for exam {batch.exams[exam]!r}, {_suspect(batch, exam)}"
+            )
+    raise UserError("the loss is not finite although each task's is: lower train.learning_rate or train.cmi_weight")
+
+
+def _suspect(batch: Batch, exam: int) -> str:
+    """The exam's input that is not finite, else the one with the largest value."""
+    peak = {}
+    for name, rows in batch.inputs.items():
+        mine = rows.values[rows.index == exam]
+        if mine.numel() and not torch.isfinite(mine).all():
+            return f"input {name!r}: it holds values that are not finite; m4oe check names the file"
+        if mine.numel():
+            peak[name] = float(mine.abs().max())
+    largest = max(peak, key=lambda name: peak[name])
+    return f"inputs {', '.join(peak)} (largest value: {peak[largest]:.3g} in {largest!r}); lower train.learning_rate"

@@ -1,0 +1,73 @@
+"""What makes a run the same run: its config, its studies, their tables. The same command on it resumes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from m4oe.artifact import write_text
+from m4oe.config import Config, dump_config
+from m4oe.errors import UserError
+from m4oe.study import Study
+
+
+def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: Mapping[str, object]) -> None:
+    """Makes the run folder `out`, or finds in it the very same run to go on with.
+
+    Raises UserError where `out` holds something else, and says what differs.
+    """
+    identity = {"config": _digest(dump_config(config).encode())}
+    identity |= {f"study {study.name}": _study_digest(study) for study in studies}
+    known = out / "environment.json"
+    if known.is_file():
+        _refuse_another(out, json.loads(known.read_text()).get("identity", {}), identity, config)
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: the folder is not empty and holds no m4oe run; give another with -o")
+    (out / "studies").mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.yaml", dump_config(config))
+    for study in studies:
+        write_text(out / "studies" / f"{study.name}.yaml", absolute_study(study))
+    write_text(known, json.dumps({**environment, "identity": identity}, indent=1))
+
+
+def absolute_study(study: Study) -> str:
+    """The study as YAML that can be read from any folder: its table and root as full paths."""
+    content = study.model_dump(mode="json", exclude={"folder"}, exclude_defaults=True)
+    content |= {"table": str(study.table_path.resolve()), "root": str(study.root_folder.resolve())}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _refuse_another(out: Path, known: Mapping[str, str], identity: Mapping[str, str], config: Config) -> None:
+    differs = [key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key)]
+    if not differs:
+        return
+    changed = _changed_keys(out / "config.yaml", config) if "config" in differs else []
+    what = ", ".join(sorted(set(differs) - {"config"}) + changed) or "config"
+    raise UserError(f"{out}: holds another run, which differs in: {what}; give another folder with -o")
+
+
+def _changed_keys(path: Path, config: Config) -> list[str]:
+    """Keys such as train.seed in which the run's config and the new one differ."""
+    old, new = (_flat(content) for content in (yaml.safe_load(path.read_text()), config.model_dump(mode="json")))
+    return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in new if old.get(key) != new.get(key)]
+
+
+def _flat(content: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in content.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _study_digest(study: Study) -> str:
+    content = study.model_dump_json(exclude={"folder"}).encode()
+    return _digest(content, study.table_path.read_bytes())
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
