@@ -7,7 +7,6 @@ imported by name from the loader's own installation.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +53,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in artifact.network.state_dict().items()}
     beside = folder / ".model.safetensors.part"
     save_file(state, beside, metadata={"format": "pt"})
-    os.replace(beside, folder / "model.safetensors")
+    beside.replace(folder / "model.safetensors")
     facts = {
         "format": FORMAT,
         "m4oe": __version__,

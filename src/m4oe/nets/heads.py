@@ -52,11 +52,10 @@ class AdditiveHead(nn.Module):
         super().__init__()
         sums = 1 if order else len(start)
         self.num_streams = num_streams
-        self.attend = nn.Linear(width, sums)
+        self.attend = nn.Linear(width, sums, bias=False)  # a bias would not change the softmax
         self.value = nn.Linear(width, sums, bias=False)
         self.thresholds = Thresholds(start, order)
         nn.init.zeros_(self.attend.weight)
-        nn.init.zeros_(self.attend.bias)
 
     def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
         """z (B, N, D), zero at absent tokens."""

@@ -11,7 +11,10 @@ from scipy.ndimage import gaussian_filter
 from m4oe.data.phantoms import tissue
 from m4oe.data.phantoms.tissue import Array
 
-MASS_WEIGHT = 0.017  # brightness times area of a mass, malignant or not: one for both, so that histograms tell little
+MASS_WEIGHT = 0.024  # brightness times area of a mass, malignant or not: one for both, so that histograms tell little
+REACH = (0.2, 0.28)
+NODULES = 0.3
+SPECKS = 0.6
 NEAR, FAR = 0.3, 0.74  # depth of a cluster of microcalcifications, as a share of the breast's depth
 
 
@@ -85,7 +88,7 @@ def _parenchyma(rng: np.random.Generator, y: Array, x: Array, form: Shape, rho: 
     glandular = np.clip(1 - (rho / 0.95) ** 12, 0, 1) / (1 + np.exp((edge - lobes) / 0.22))
     ducts = tissue.smooth_noise(rng, rho.shape, (0.03, 0.16))
     grain = tissue.smooth_noise(rng, rho.shape, 0.045)
-    nodules = (0.04 + 0.3 * look.pattern) * grain
+    nodules = (0.04 + NODULES * look.pattern) * grain
     return glandular * (0.62 + 0.1 * ducts) + (0.25 + 0.5 * glandular) * nodules + 0.05 * ducts
 
 
@@ -99,7 +102,7 @@ def _masses(rng: np.random.Generator, y: Array, x: Array, form: Shape, look: Loo
     for k, centre in enumerate(_places(rng, form, look.view, rng.integers(1, 4))):
         if k == 0 and look.malignant:
             angles = np.arange(7) * 2 * np.pi / 7 + rng.uniform(0, 2 * np.pi) + rng.uniform(-0.25, 0.25, 7)
-            mass = tissue.spiculated_mass(y, x, centre, rng.uniform(0.2, 0.28), angles)
+            mass = tissue.spiculated_mass(y, x, centre, rng.uniform(*REACH), angles)
         else:
             stretch, turn = rng.uniform(1, 1.2), rng.uniform(0, np.pi)
             mass = tissue.round_mass(y, x, centre, rng.uniform(0.085, 0.13), stretch, turn)
@@ -127,7 +130,7 @@ def _with_pectoral(rng: np.random.Generator, breast: Array, y: Array, x: Array) 
 def _cluster(rng: np.random.Generator, pixels: tuple[int, int], form: Shape, depth: str) -> Array:
     x = form.depth * ((NEAR if depth == "near" else FAR) + rng.uniform(-0.08, 0.08))
     y = form.centre + form.half * rng.uniform(-0.3, 0.3)
-    return 0.6 * tissue.calcifications(rng, pixels, (y, x), spread=0.14)
+    return SPECKS * tissue.calcifications(rng, pixels, (y, x), spread=0.14)
 
 
 def _exposed(rng: np.random.Generator, breast: Array, rho: Array, synthetic: bool) -> Array:
