@@ -105,7 +105,7 @@ def _multiclass(target: ndarray, probability: ndarray, weights: ndarray) -> dict
 
 
 def _ordinal(target: ndarray, probability: ndarray, weights: ndarray) -> dict[str, ndarray]:
-    above = probability[:, ::-1].cumsum(1)[:, ::-1]
+    above = probability[:, ::-1].cumsum(1)[:, ::-1].round(12)  # so that sums that are equal on paper tie
     thresholds = range(1, probability.shape[1])
     kappa = quadratic_kappa(confusion(target, probability.argmax(1), probability.shape[1], weights))
     return {
