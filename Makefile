@@ -12,8 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 .PHONY: demo test test-slow format clean
 
 demo: .venv/.installed
-	$(BIN)/m4oe demo -o m4oe-demo
-	@echo "The report: $(CURDIR)/m4oe-demo/report.html"
+	$(BIN)/m4oe demo
 
 test: .venv/.installed-dev
 	$(BIN)/ruff check

@@ -18,9 +18,10 @@ from pathlib import Path
 FLOORS = (
     ("__init__", "cli"),
     ("demo",),
-    ("report",),
+    ("report", "runs"),
     ("evaluate",),
     ("predict", "train"),
+    ("contributions",),
     ("explain", "artifact"),
     ("nets",),
     ("moe", "tasks", "data"),
