@@ -21,7 +21,7 @@ FLOORS = (
     ("report", "runs"),
     ("evaluate",),
     ("predict", "train"),
-    ("contributions",),
+    ("contributions", "masks"),
     ("explain", "artifact"),
     ("nets",),
     ("moe", "tasks", "data"),
