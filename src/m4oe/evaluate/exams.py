@@ -124,8 +124,8 @@ def _segmented(task: TaskSpec, rows: DataFrame) -> Exams:
     about, place = _places(rows, tuple(structures(task)), task.name)
     if strange := sorted(set(rows["outcome"]) - set(OUTCOMES)):
         raise unknown(f"outcome of task {task.name!r}", strange[0], OUTCOMES)
-    numbers = (_numbers(rows, name, task.name)[place] for name in ("dice", "iou", "hd95"))
-    return Exams(task, about, cases_sample(*numbers, rows["outcome"].to_numpy()[place]))
+    dice, iou, hd95 = (_numbers(rows, name, task.name)[place] for name in ("dice", "iou", "hd95"))
+    return Exams(task, about, cases_sample(dice, iou, hd95, rows["outcome"].to_numpy()[place]))
 
 
 def _training_labels(task: TaskSpec, training: DataFrame) -> ndarray:

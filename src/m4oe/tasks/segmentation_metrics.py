@@ -39,16 +39,17 @@ def case_metrics(prediction: ndarray, truth: ndarray, task: TaskSpec, spacing: S
     """
     counted = truth != IGNORED
     return [
-        {"class": name, **_score(np.isin(prediction, members) & counted, np.isin(truth, members), spacing)}
+        _score(name, np.isin(prediction, members) & counted, np.isin(truth, members), spacing)
         for name, members in structures(task).items()
     ]
 
 
-def _score(prediction: ndarray, truth: ndarray, spacing: Sequence[float] | None) -> dict[str, float | str]:
+def _score(name: str, prediction: ndarray, truth: ndarray, spacing: Sequence[float] | None) -> CaseRow:
     both, said, true = (int(mask.sum()) for mask in (prediction & truth, prediction, truth))
     outcome = OUTCOMES[2 * (not true) + (not said)]
     distance = hd95(prediction, truth, spacing) if spacing is not None and outcome == "scored" else np.nan
     return {
+        "class": name,
         "dice": 2 * both / (said + true) if said + true else np.nan,
         "iou": both / (said + true - both) if said + true else np.nan,
         "hd95": distance,
