@@ -19,6 +19,11 @@ TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "survival", 
 Cell = str | int | float | bool
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether `name` can name a stream, a task, a file and a parameter alike."""
+    return bool(name) and not set(name) & set("@/\\,:. \t\n")
+
+
 class Facts(BaseModel):
     """Frozen, and closed: a key that is not known is an error, not a silence."""
 
@@ -171,8 +176,9 @@ class Study(Facts):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Study:
-        for name in [*self.inputs, *self.tasks]:
-            if not name or set(name) & set("@/\\,:. \t\n"):
+        modalities = [source.modality for source in self.inputs.values() if isinstance(source.modality, str)]
+        for name in [*self.inputs, *self.tasks, *modalities]:
+            if not is_plain_name(name):
                 raise ValueError(f"the name {name!r} may hold no '@', '/', '.', ',', ':' or space")
         for name, task in self.tasks.items():
             if task.on is not None and (task.on not in self.inputs or self.inputs[task.on].kind == "table"):

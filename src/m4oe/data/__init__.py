@@ -1,0 +1,1 @@
+"""From a study to samples: tables, splits, readers, transforms, schemas, and generated cohorts."""
