@@ -1,0 +1,167 @@
+"""MToE at the paper's size against naive loops: time, peak memory, and share of what the machine can do.
+
+    python benchmarks/moe_layer.py            prints a Markdown table; Linux; takes minutes and about 8 GB of memory
+
+Three variants of the same function with the same weights: *ours*; *loop over experts*, ours but for one small module
+an expert (as the released code runs them); *naive twin*, loops over exams, tasks and experts (tests/twins.py, the
+specification that the tests hold ours to). Times are medians of interleaved repeats in one process; peak memory is
+the largest resident set of a process that runs one variant alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import twins
+from m4oe.batch import Tokens
+from m4oe.moe import MToE
+
+BATCH, TOKENS, MODALITIES, WIDTH, HIDDEN, EXPERTS, TASKS = 8, 788, 4, 768, 3072, 128, 3
+THREADS = 2
+
+Step = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory-of", nargs=2, metavar=("VARIANT", "PASS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    if options.memory_of:
+        print(_peak_memory(*options.memory_of))
+    else:
+        layer_table(options.repeats)
+
+
+def layer_table(repeats: int) -> None:
+    """Print the table of the layer alone."""
+    cases = [(name, variant) for name in PASSES for variant in VARIANTS]
+    memory = {(name, variant): float(_output("--memory-of", variant, name)) for name, variant in cases}
+    products, reads = product_peak(), read_peak()
+    print(f"On {THREADS} threads, products reach {products / 1e9:.0f} GFLOP/s and reads {reads / 1e9:.1f} GB/s.\n")
+    print("| pass | variant | seconds | time / ours | peak memory, GB | share of product peak | share of read peak |")
+    print("|---|---|---|---|---|---|---|")
+    for name in PASSES:
+        flops, moved = work(name)
+        seconds = interleaved({variant: step(variant, name) for variant in VARIANTS}, repeats)
+        for variant, time in seconds.items():
+            cells = f"{time:.2f} | {time / seconds['ours']:.1f} | {memory[name, variant]:.1f}"
+            print(f"| {name} | {variant} | {cells} | {flops / time / products:.0%} | {moved / time / reads:.0%} |")
+
+
+def step_table() -> None:
+    """Print the table of a full `tiny` training step against the same network with naive layers."""
+    raise NotImplementedError
+
+
+def fresh() -> tuple[MToE, Tokens]:
+    torch.manual_seed(0)
+    modality = torch.arange(TOKENS) * MODALITIES // TOKENS
+    x = torch.randn(BATCH, TOKENS, WIDTH, requires_grad=True)
+    return MToE(WIDTH, EXPERTS, TASKS, HIDDEN), Tokens(x, modality, modality, torch.ones(BATCH, TOKENS).bool())
+
+
+@cache
+def stacked() -> tuple[MToE, Tokens]:
+    return fresh()
+
+
+@cache
+def looped() -> tuple[MToE, Tokens]:
+    """The same layer with its experts as separate modules, which both loops share."""
+    layer, tokens = fresh()
+    layer.experts = twins.ExpertsInALoop(layer.experts)
+    return layer, tokens
+
+
+VARIANTS = {
+    "ours": (stacked, lambda layer, tokens: layer(tokens, MODALITIES)[0]),
+    "loop over experts": (looped, lambda layer, tokens: layer(tokens, MODALITIES)[0]),
+    "naive twin": (looped, lambda layer, tokens: twins.mtoe(layer, tokens, layer.experts.experts)),
+}
+PASSES = ("forward", "forward + backward")
+
+
+def step(variant: str, name: str) -> Step:
+    """One pass of a variant, with its weights made ready."""
+    build, forward = VARIANTS[variant]
+    layer, tokens = build()
+    return partial(_forward if name == "forward" else _forward_backward, forward, layer, tokens)
+
+
+def _forward(forward: Callable[[MToE, Tokens], Tensor], layer: MToE, tokens: Tokens) -> None:
+    with torch.no_grad():
+        forward(layer, tokens)
+
+
+def _forward_backward(forward: Callable[[MToE, Tokens], Tensor], layer: MToE, tokens: Tokens) -> None:
+    forward(layer, tokens).square().mean().backward()
+    layer.zero_grad(set_to_none=True)
+    tokens.x.grad = None
+
+
+def work(name: str) -> tuple[float, float]:
+    """Floating-point operations of a pass (products only) and bytes of expert weights that it must move at least."""
+    slots = EXPERTS * TASKS
+    routing = 3 * 2 * BATCH * TOKENS * slots * WIDTH  # logits, dispatch, combine
+    experts = 2 * 2 * BATCH * slots * WIDTH * HIDDEN
+    weights = 4 * 2 * EXPERTS * WIDTH * HIDDEN
+    passes = 1 if name == "forward" else 3  # backward: each product twice more; weights read again, gradients written
+    return passes * (routing + experts), passes * weights
+
+
+def interleaved(steps: Mapping[str, Step], repeats: int) -> dict[str, float]:
+    """Median seconds of each step, all run in turn `repeats` times after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats + 1):
+        for name, run in steps.items():
+            times[name].append(timed(run))
+    return {name: median(values[1:]) for name, values in times.items()}
+
+
+def timed(run: Step) -> float:
+    start = perf_counter()
+    run()
+    return perf_counter() - start
+
+
+def product_peak(size: int = 2048) -> float:
+    """Best FLOP/s of a large float32 matrix product."""
+    a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+    return 2 * size**3 / min(timed(lambda: torch.mm(a, b, out=out)) for _ in range(8))
+
+
+def read_peak(size: int = 2**27) -> float:
+    """Best bytes/s of a read of half a gigabyte (a sum)."""
+    a = torch.ones(size)
+    return 4 * size / min(timed(a.sum) for _ in range(8))
+
+
+def _peak_memory(variant: str, name: str) -> float:
+    """GB resident at most during one pass, building the layer left out (Linux only)."""
+    run = step(variant, name)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark reached while building
+    run()
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+
+
+def _output(*arguments: str) -> str:
+    return subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()
