@@ -249,7 +249,17 @@ def test_a_class_without_a_row_is_answered() -> None:
         evaluate(predictions, None, SCHEMA, groups=DataFrame({"study": ["s"]}), **FEW)
 
 
-def test_bad_comparisons_are_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"study,exam\ns,e\ns,e,1\n", b"\xff\xfe\x00\x81"])
+def test_a_damaged_file_is_answered(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "predictions.csv"
+    with pytest.raises(UserError, match="no such file"):
+        read_table(file)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="not readable as a table"):
+        read_table(file)
+
+
+def test_bad_comparisons_are_answered() -> None:
     frame = binary(20)
     for a, b, metric, task, answer in (
         (frame, frame[:-1], "auroc", "binary", "compare the same exams"),
@@ -259,8 +269,6 @@ def test_bad_comparisons_are_answered(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=answer):
             paired_difference(metric, a, b, SCHEMA, task, resamples=5)
-    with pytest.raises(UserError, match="no such file"):
-        read_table(tmp_path / "predictions.csv")
 
 
 @pytest.mark.slow

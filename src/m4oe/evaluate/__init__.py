@@ -93,10 +93,17 @@ def paired_difference(
 
 
 def read_table(path: Path) -> DataFrame:
-    """predictions.csv or cases.csv with every cell as text, so that an exam called NA or 007 keeps its name."""
+    """predictions.csv or cases.csv with every cell as text, so that an exam called NA or 007 keeps its name.
+
+    Raises UserError for a file that is absent or is no table.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; 'm4oe train' writes it")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' parser errors, and bytes that are no text
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: not readable as a table ({reason}); 'm4oe evaluate' writes it anew") from None
 
 
 def write_metrics(metrics: dict, path: Path) -> None:

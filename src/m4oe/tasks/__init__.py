@@ -65,7 +65,7 @@ class Kind:
 
         training: labels of the training split (survival's censoring weights).
         """
-        sample = self.sample(task, np.asarray(target), np.asarray(probability, float), training)
+        sample = self.sample(task, np.asarray(target), np.asarray(probability), training)
         values = sample(np.ones((1, len(sample)))) if len(sample) else {}
         return {name: float(value[0]) for name, value in values.items() if np.isfinite(value[0])}
 
