@@ -87,6 +87,15 @@ def spellings(value: Cell) -> tuple[str, ...]:
     return (head if dot and zeros and not zeros.strip("0") and head.lstrip("+-").isdigit() else text,)
 
 
+def number(text: str) -> float:
+    """The finite number that `text` says, or NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        return np.nan
+    return value if np.isfinite(value) else np.nan
+
+
 def read_table(path: Path, names: Iterable[str] | None = None) -> Table:
     """The table in the CSV or Parquet file `path`; of its columns those among `names`, or all.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from m4oe.data.columns import FALSE, TRUE, Cells, Table, spellings
+from m4oe.data.columns import FALSE, TRUE, Cells, Table, number, spellings
 from m4oe.data.exams import Exams
 from m4oe.errors import UserError
 from m4oe.study import Task
@@ -62,8 +62,8 @@ def _first_spelling(known: Mapping[str, int]) -> list[str]:
 def _survival(task: Task, exams: Exams) -> np.ndarray:
     time, event = str(task.time), str(task.event)
     cells = exams.table.cells(time)
-    years = np.array([_number(text) for text in cells.texts], np.float32)
-    _refuse(exams.table, time, cells, ~(np.isfinite(years) & (years > 0)), "is no time in years above 0")
+    years = np.array([number(text) for text in cells.texts], np.float32)
+    _refuse(exams.table, time, cells, ~(years > 0), "is no time in years above 0")
     labels = np.stack([_spread(years, cells, exams.agreed(time)), _class_index(exams, event, _ZERO_ONE)], axis=1)
     half = np.flatnonzero(np.isnan(labels).sum(1) == 1)
     if len(half):
@@ -73,13 +73,6 @@ def _survival(task: Task, exams: Exams) -> np.ndarray:
             "an exam needs both, or neither where its follow-up is unknown"
         )
     return labels
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
 
 
 def _refuse(table: Table, column: str, cells: Cells, bad: np.ndarray, why: str) -> None:
