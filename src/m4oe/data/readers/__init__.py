@@ -1,0 +1,216 @@
+"""Files to pictures and masks. What a file is follows from its first bytes, never from its name.
+
+Axes: C channels · D, H, W slices, rows, columns.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy import ndarray
+
+from m4oe.data.readers import arrays, dicom, nifti, raster, series
+from m4oe.data.readers.picture import Geometry, Orientation, Picture
+from m4oe.errors import UserError
+
+__all__ = ["Geometry", "Orientation", "Picture", "form_of", "picture_of", "read_mask", "read_picture"]
+
+COLOUR_KINDS = ("photo", "pathology")
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow
+
+
+@dataclass(frozen=True)
+class Format:
+    """How files of one format are read; `form` says the number of spatial axes and of channels without pixels."""
+
+    name: str
+    read: Callable[[Path], Picture]
+    form: Callable[[Path], tuple[int, int]]
+    indices: Callable[[Path], ndarray] | None = None
+
+
+RASTER = Format("PNG, JPEG, TIFF, BMP or PGM", raster.read, raster.form, raster.read_indices)
+NIFTI = Format("NIfTI", nifti.read, nifti.form, lambda path: nifti.read(path).values[0])
+NUMPY = Format("NumPy", arrays.read, arrays.form, arrays.load)
+DICOM = Format("DICOM", dicom.read, dicom.form)
+SERIES = Format("a folder with one DICOM series", series.read, series.form)
+FORMATS = (RASTER, NIFTI, NUMPY, DICOM, SERIES)
+
+
+def read_picture(paths: Sequence[str], kind: str) -> Picture:
+    """The picture in `paths`, which are channels of one; values float32 in physical units or at full bit depth.
+
+    Pictures of kind photo and pathology have the three channels of RGB each, grey ones three times the same; kind
+    other keeps what the file has; all other kinds have one channel, to which colour is brought by its luminance.
+    Raises UserError for a file that is missing, damaged or no picture, that holds NaN, infinity or a single value,
+    and for channels that differ in shape or place.
+    """
+    channels = [_checked(_in_channels(_decode(path), kind)) for path in paths]
+    return channels[0] if len(channels) == 1 else _stacked(channels)
+
+
+def picture_of(array: ndarray, kind: str, source: str = "array") -> Picture:
+    """The picture of an array (H, W), (H, W, 3) or (D, H, W); all else as in read_picture."""
+    return _checked(_in_channels(arrays.of_array(np.asarray(array), source), kind))
+
+
+def read_mask(path: str, values: Sequence[int]) -> ndarray:
+    """Class indices (H, W) or (D, H, W) int64 of a mask: the places of its pixels' values in `values`.
+
+    A mask of 0 and 255 alone is understood where `values` are 0 and 1. Of a palette the indices count.
+    Raises UserError for a value that is not among `values`, naming it, and for a file that is no mask.
+    """
+    pixels, known = _mask_pixels(path), np.asarray([int(value) for value in values])
+    found = np.unique(pixels)
+    if sorted(known) == [0, 1] and set(found.tolist()) <= {0, 255}:
+        pixels, found = np.minimum(pixels, 1), np.minimum(found, 1)
+    if len(unnamed := np.setdiff1d(found, known)):
+        more = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
+        blurred = "; JPEG blurs values, save masks as PNG" if _bytes(Path(path), 2) == b"\xff\xd8" else ""
+        raise UserError(
+            f"{path}: the mask holds the value {unnamed[0]}{more}, which the task's 'classes' do not name; "
+            f"known: {', '.join(map(str, known.tolist()))}{blurred}"
+        )
+    order = np.argsort(known)
+    return order[np.searchsorted(known, pixels, sorter=order)].astype(np.int64)
+
+
+def form_of(paths: Sequence[str], kind: str) -> tuple[Literal["image", "volume"], int]:
+    """Whether read_picture will give an image or a volume, and of how many channels, mostly from headers alone.
+
+    Raises UserError for a file that is missing, damaged or no picture.
+    """
+    forms = [_guarded(path, "form") for path in paths]
+    channels = sum(3 if kind in COLOUR_KINDS else found if kind == "other" or found != 3 else 1 for _, found in forms)
+    return ("image" if forms[0][0] == 2 else "volume"), channels
+
+
+def _decode(path: str) -> Picture:
+    picture: Picture = _guarded(path, "read")
+    return replace(picture, values=np.ascontiguousarray(picture.values, np.float32))
+
+
+def _mask_pixels(path: str) -> ndarray:
+    pixels = np.asarray(_guarded(path, "indices"))
+    if pixels.ndim not in (2, 3) or not np.issubdtype(pixels.dtype, np.number | np.bool_):
+        raise UserError(f"{path}: an array {pixels.shape} of {pixels.dtype}; a mask is (H, W) or (D, H, W) of integers")
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return pixels.astype(np.int64)
+    whole = np.isfinite(pixels) & (pixels == np.rint(pixels))
+    if not whole.all():
+        raise UserError(f"{path}: the mask holds {pixels[~whole].flat[0]}; values of a mask are whole numbers")
+    return pixels.astype(np.int64)
+
+
+def _guarded(path: str, action: str) -> Any:
+    """What the path's format answers to `action`; UserError for all that goes wrong on the way.
+
+    Decoders meet damaged bytes with any exception that there is, so all of them are caught, here only.
+    """
+    found = _format_of(Path(path))
+    act = getattr(found, action)
+    if act is None:
+        raise UserError(f"{path}: masks in DICOM are not read yet; save the mask as PNG, TIFF, NIfTI or NumPy")
+    try:
+        return act(Path(path))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: damaged, or not {found.name} as it seems ({reason})") from error
+
+
+def _format_of(path: Path) -> Format:
+    """The format by content. Raises UserError for what is not there, empty, or of no known format."""
+    if path.is_dir():
+        return SERIES
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    start = _bytes(path, 352)
+    if not start:
+        raise UserError(f"{path}: an empty file")
+    if start[:2] == b"\x1f\x8b":
+        start = _unpacked(path)
+        if start[344:348] != b"n+1\0" and start[4:8] != b"n+2\0":
+            raise UserError(f"{path}: packed (.gz), and not NIfTI; unpack it")
+    if start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0":
+        return NIFTI
+    if start[128:132] == b"DICM" or (path.suffix.lower() in (".dcm", ".dicom", ".ima") and b"\0" in start):
+        return DICOM
+    if start[:6] == b"\x93NUMPY" or start[:4] == b"PK\x03\x04":
+        return NUMPY
+    if start.startswith((b"\x89PNG", b"\xff\xd8", b"II", b"MM", b"BM", b"P2", b"P3", b"P5", b"P6", b"P1", b"P4")):
+        return RASTER
+    raise UserError(f"{path}: not a picture; known are {', '.join(known.name for known in FORMATS)}")
+
+
+def _bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            return file.read(352)
+    except (OSError, EOFError):
+        raise UserError(f"{path}: a damaged .gz file; copy it again") from None
+
+
+def _in_channels(picture: Picture, kind: str) -> Picture:
+    """The picture with the channels of its kind."""
+    values = picture.values
+    if kind in COLOUR_KINDS:
+        rgb = values if picture.colour else np.repeat(values, 3, axis=0)
+        return replace(picture, values=rgb, colour=True)
+    if kind == "other" or not picture.colour:
+        return picture
+    if (values == values[:1]).all():
+        return replace(picture, values=values[:1], colour=False)
+    return replace(picture, values=np.tensordot(LUMINANCE, values, 1)[None], colour=False)
+
+
+def _checked(picture: Picture) -> Picture:
+    """`picture` if it can be learned from. A single value is nearly always a failed conversion."""
+    if picture.values.size == 0:
+        raise UserError(f"{picture.source}: has no pixels")
+    if not np.isfinite(picture.values).all():
+        count = int((~np.isfinite(picture.values)).sum())
+        raise UserError(f"{picture.source}: {count} pixels are NaN or infinite; repair the picture, or take it out")
+    if picture.values.min() == picture.values.max():
+        raise UserError(f"{picture.source}: a constant image, every pixel is {picture.values.flat[0]:g}")
+    return picture
+
+
+def _stacked(channels: Sequence[Picture]) -> Picture:
+    first = channels[0]
+    for other in channels[1:]:
+        if other.shape != first.shape:
+            raise UserError(
+                f"{other.source} is {_by(other.shape)} and {first.source} {_by(first.shape)}; channels of one picture "
+                "have one shape"
+            )
+        if first.affine is not None and other.affine is not None and not _same_place(first, other):
+            raise UserError(f"{other.source} and {first.source} lie differently in space; register them first")
+    scales = {channel.full_scale for channel in channels}
+    return replace(
+        first,
+        values=np.concatenate([channel.values for channel in channels]),
+        full_scale=scales.pop() if len(scales) == 1 else None,
+    )
+
+
+def _same_place(a: Picture, b: Picture) -> bool:
+    """Corners within half a pixel."""
+    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in np.resize(a.shape, 3)), 1]], float)
+    apart = np.abs(corners @ (a.affine - b.affine).T).max()
+    return bool(apart <= 0.5 * np.linalg.norm(a.affine[:3, :3], axis=0).min())
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,92 @@
+"""NIfTI, and the turn of any oriented array to RAS+. Axes: C channels · i, j, k a file's own array."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from m4oe.data.readers.picture import Orientation, Picture
+from m4oe.errors import UserError
+
+MM = {"meter": 1000.0, "micron": 0.001}
+MOST_CHANNELS = 8
+
+
+def oriented(values: ndarray, affine: ndarray, source: str) -> Picture:
+    """The picture of `values` (C, i, j, k) whose `affine` leads from (i, j, k) to RAS+ mm, turned to (C, D, H, W).
+
+    A volume of one slice becomes an image: its axis is dropped.
+    Raises UserError for an affine that does not span space.
+    """
+    import nibabel as nib
+
+    turn = nib.orientations.io_orientation(affine)
+    if not np.isfinite(affine).all() or not np.isfinite(turn).all():
+        raise UserError(f"{source}: its orientation matrix is not usable; save it again with a valid affine")
+    turned = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in values]).transpose(0, 3, 2, 1)
+    placed = (affine @ nib.orientations.inv_ornt_aff(turn, values.shape[1:]))[:, [2, 1, 0, 3]]
+    spacing = tuple(float(length) for length in np.linalg.norm(placed[:3, :3], axis=0))
+    orientation = Orientation(turned.shape[1:], tuple(2 - int(axis) for axis in turn[:, 0]), tuple(turn[:, 1] < 0))
+    flat = [axis for axis, length in enumerate(orientation.grid) if length == 1]
+    if len(flat) == 1:
+        turned = turned.squeeze(flat[0] + 1)
+        spacing = tuple(mm for axis, mm in enumerate(spacing) if axis != flat[0])
+    return Picture(turned, spacing, placed, source, orientation=orientation)
+
+
+def read(path: Path) -> Picture:
+    """The picture in a NIfTI file; a fourth axis is channels, as in the Medical Segmentation Decathlon.
+
+    Raises UserError for what is not scalar, has other than two to four axes, or a fourth as long as a time series.
+    """
+    with _opened(path) as image:
+        shape = _spatial(image.shape, path)
+        if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
+            raise UserError(f"{path}: its pixels are colours or complex numbers; save it with one number for a pixel")
+        values = np.asarray(image.dataobj).reshape(*shape, -1)
+        header = image.header
+        affine = np.diag([*[MM.get(header.get_xyzt_units()[0], 1.0)] * 3, 1.0]) @ image.affine
+        stated = header["sform_code"] or header["qform_code"] or any(mm != 1 for mm in header.get_zooms()[:3])
+    picture = oriented(np.moveaxis(values, -1, 0), affine, str(path))
+    return (
+        picture
+        if stated
+        else Picture(picture.values, None, affine=picture.affine, source=str(path), orientation=picture.orientation)
+    )
+
+
+def form(path: Path) -> tuple[int, int]:
+    """Number of spatial axes and of channels, from the header."""
+    with _opened(path) as image:
+        shape = _spatial(image.shape, path)
+        channels = image.shape[3] if len(image.shape) == 4 else 1
+    return (2 if shape.count(1) == 1 else 3), channels
+
+
+def _spatial(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    if not 2 <= len(shape) <= 4:
+        raise UserError(f"{path}: has {len(shape)} axes; a picture has two or three, and a fourth for channels")
+    if len(shape) == 4 and shape[3] > MOST_CHANNELS:
+        raise UserError(f"{path}: a series of {shape[3]} volumes; save the one to be read as a file of its own")
+    return (*shape, 1)[:3] if len(shape) < 4 else shape[:3]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file as nibabel's image, packed or not whatever its name says. Its pixels can be read inside only."""
+    import nibabel as nib
+
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        with gzip.open(file) if packed else file as stream, nib.imageglobals.LoggingOutputSuppressor():
+            start = stream.read(4)
+            stream.seek(0)
+            second = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
+            yield (nib.Nifti2Image if second else nib.Nifti1Image).from_stream(stream)

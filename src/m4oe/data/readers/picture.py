@@ -1,0 +1,73 @@
+"""A picture as read: pixels, and where they lie. Axes: C channels · D, H, W slices, rows, columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a file's array (i, j, k) lies in ours (D, H, W).
+
+    grid: (D, H, W) with the axis of a single slice still there · axes: for i, j and k, which of ours it is ·
+    flipped: for i, j and k, whether it runs against ours.
+    """
+
+    grid: tuple[int, ...]
+    axes: tuple[int, ...]
+    flipped: tuple[bool, ...]
+
+    def to_file(self, values: ndarray) -> ndarray:
+        """`values` (D, H, W), or (H, W) of a single slice, in the order of the file's own array."""
+        turned = values.reshape(self.grid).transpose(self.axes)
+        return np.flip(turned, [axis for axis, flip in enumerate(self.flipped) if flip])
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the pixels of a picture lie: all that is needed to write a mask on its grid.
+
+    shape: (H, W) or (D, H, W) as read · spacing: mm along each of them, or None · affine: (4, 4) from (d, h, w) to
+    RAS+ mm, or None · source: the file · orientation: the way back to the array of a NIfTI file, or None.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] | None = None
+    affine: ndarray | None = None
+    source: str = ""
+    orientation: Orientation | None = None
+
+    def to_file(self, labels: ndarray) -> ndarray:
+        """`labels` (*shape) in the order of the source file's own array."""
+        return labels if self.orientation is None else self.orientation.to_file(labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """Pixels as read: values (C, H, W) or (C, D, H, W) float32, in physical units or at full bit depth.
+
+    Where a file says how it lies in the patient (NIfTI, a DICOM series), D runs from inferior to superior, H from
+    posterior to anterior and W from left to right: RAS+, slowest axis last in that name. Elsewhere axes are the file's.
+    spacing, affine, source, orientation: as in Geometry · full_scale: the largest value that the file's format holds,
+    None where values are of a physical unit · colour: channels are red, green and blue of one picture.
+    """
+
+    values: ndarray
+    spacing: tuple[float, ...] | None = None
+    affine: ndarray | None = None
+    source: str = ""
+    full_scale: float | None = None
+    colour: bool = False
+    orientation: Orientation | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (D, H, W)."""
+        return self.values.shape[1:]
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.shape, self.spacing, self.affine, self.source, self.orientation)
