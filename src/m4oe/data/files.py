@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,14 +34,17 @@ class Folders:
     names: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def lost(self, paths: Iterable[str]) -> set[str]:
-        """Those of the absolute `paths` that lead nowhere."""
-        return {path for path in paths if not self._listed(path) and not Path(path).exists()}
+        """Those of the absolute `paths` that lead nowhere. Only for what a listing lacks (a link, "..") it asks again."""
+        by_folder: dict[str, list[str]] = {}
+        for path in paths:
+            by_folder.setdefault(path[: path.rfind(os.sep)], []).append(path)
+        return {path for folder, members in by_folder.items() for path in self._lost(folder, members)}
 
-    def _listed(self, path: str) -> bool:
-        folder, _, name = path.rpartition(os.sep)
+    def _lost(self, folder: str, paths: Iterable[str]) -> Iterator[str]:
         if folder not in self.names:
             self.names[folder] = _listing(folder or os.sep)
-        return name in self.names[folder]
+        names, start = self.names[folder], len(folder) + 1
+        return (path for path in paths if path[start:] not in names and not Path(path).exists())
 
 
 def _listing(folder: str) -> frozenset[str]:
@@ -59,20 +62,26 @@ def find(study: Study, exams: Exams, column: str, where: Mapping[str, Cell], fol
     """
     rows = exams.single(column, where)
     cells = exams.table.cells(column, plain=False)
-    start = os.path.abspath(study.root_folder)  # noqa: PTH100  (resolving links would change what the user wrote)
-    places = [os.path.join(start, text) for text in cells.texts]  # noqa: PTH118  (a Path is ten times slower)
-    paths = np.array([*places, None], object)[np.where(rows < 0, len(places), cells.codes[rows])]
-    lost = folders.lost({path for path in paths if path is not None})
+    used = np.unique(cells.codes[rows[rows >= 0]])
+    places = np.full(len(cells.texts) + 1, None, object)
+    places[used] = _absolute(study.root_folder, cells.texts[used])
+    lost = folders.lost(places[used])
+    paths = places[np.where(rows < 0, -1, cells.codes[rows])]
     if lost and study.missing_files == "error":
-        _refuse(exams, column, rows, paths, lost)
+        _refuse(exams, column, rows, paths, lost, len(used))
     if lost:
         paths[[path in lost for path in paths]] = None
     return Files(column, rows, paths)
 
 
-def _refuse(exams: Exams, column: str, rows: np.ndarray, paths: np.ndarray, lost: set[str]) -> None:
+def _absolute(root: Path, texts: Iterable[str]) -> list[str]:
+    start = os.path.abspath(root) + os.sep  # noqa: PTH100  (resolving links would change what the user wrote)
+    return [text if os.path.isabs(text) else start + text for text in texts]  # noqa: PTH117  (a Path is far slower)
+
+
+def _refuse(exams: Exams, column: str, rows: np.ndarray, paths: np.ndarray, lost: set[str], all_files: int) -> None:
     first = next(exam for exam, path in enumerate(paths) if path in lost)
     raise UserError(
-        f"{exams.table.at(rows[first], column)}: no file {paths[first]} ({len(lost)} of {len(set(paths) - {None})} are "
+        f"{exams.table.at(rows[first], column)}: no file {paths[first]} ({len(lost)} of {all_files} are "
         "missing); correct the cell or 'root', or write 'missing_files: absent' to take such pictures as missing"
     )

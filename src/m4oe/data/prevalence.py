@@ -24,7 +24,8 @@ def prevalence(task: Task, labels: np.ndarray) -> tuple[Numbers, Numbers]:
 
 def pixel_prevalence(counts: np.ndarray) -> tuple[Numbers, Numbers]:
     """(prior, weights) of a segmentation from the pixels (C,) counted of each class."""
-    return _clipped(counts / counts.sum()), balanced(counts / counts.sum())
+    shares = counts / counts.sum()
+    return _clipped(shares), balanced(shares)
 
 
 def balanced(shares: np.ndarray) -> Numbers:

@@ -139,9 +139,8 @@ def _channels(study: Study, source: Input, exams: Exams, folders: Folders) -> li
 
 
 def _stacked(channels: Sequence[Files]) -> np.ndarray:
-    stacked = np.full(len(channels[0].paths), None, object)
-    for exam in np.flatnonzero(channels[0].present):
-        stacked[exam] = tuple(files.paths[exam] for files in channels)
+    stacked, present = np.full(len(channels[0].paths), None, object), channels[0].present
+    stacked[present] = np.fromiter(zip(*(files.paths[present] for files in channels)), object, present.sum())
     return stacked
 
 
