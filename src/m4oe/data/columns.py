@@ -37,11 +37,6 @@ class Cells:
             np.where(rows < 0, "", self.texts[self.codes[rows]]) if len(self.codes) else np.full(len(rows), "", object)
         )
 
-    @property
-    def filled(self) -> np.ndarray:
-        """(R,) bool: the cell is not empty."""
-        return (self.texts != "")[self.codes]
-
     def among(self, texts: Iterable[str]) -> np.ndarray:
         """(R,) bool: the cell is one of `texts`."""
         wanted = set(texts)
@@ -65,13 +60,20 @@ class Table:
 
         Raises UserError for a column that the table does not have.
         """
-        if column not in self.columns:
-            raise UserError(f"{self.path}: no column {column!r}; {nearest(column, self.columns)}")
-        texts = self.arrow.column(column)
+        texts = self._texts(column)
         if plain:
             texts = pc.replace_substring_regex(texts, WHOLE_NUMBER, r"\1")
         coded = pa.chunked_array(texts, pa.string()).combine_chunks().dictionary_encode()
         return Cells(coded.dictionary.to_numpy(zero_copy_only=False), coded.indices.to_numpy())
+
+    def filled(self, column: str) -> np.ndarray:
+        """(R,) bool: the cell of `column` is not empty."""
+        return pc.not_equal(self._texts(column), "").to_numpy()
+
+    def _texts(self, column: str) -> pa.ChunkedArray:
+        if column not in self.columns:
+            raise UserError(f"{self.path}: no column {column!r}; {nearest(column, self.columns)}")
+        return self.arrow.column(column)
 
     def at(self, row: int, column: str) -> str:
         """Where a cell is, for messages."""

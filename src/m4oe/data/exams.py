@@ -27,8 +27,10 @@ class Exams:
 
         Raises UserError where rows of an exam say different things.
         """
-        cells = self.table.cells(column)
-        rows = np.flatnonzero(cells.filled)
+        filled = self.table.filled(column)
+        if len(self.first) == len(filled):
+            return np.where(filled, np.arange(len(filled)), -1)
+        cells, rows = self.table.cells(column), np.flatnonzero(filled)
         chosen = self._first_of(rows)
         self._refuse(rows[cells.codes[rows] != cells.codes[chosen[self.of_row[rows]]]], chosen, column, "conflicting")
         return chosen
@@ -40,7 +42,7 @@ class Exams:
         """
         if not where:
             return self.agreed(column)
-        matches = self.table.cells(column).filled
+        matches = self.table.filled(column)
         for key, value in where.items():
             matches &= self.table.cells(key).among(spellings(value))
         rows = np.flatnonzero(matches)
@@ -78,7 +80,7 @@ def join(study: Study, table: Table) -> Exams:
         rows = np.arange(len(table.lines))
         return Exams(table, (table.lines - 1).astype(str).astype(object), rows, rows)
     texts = table.cells(study.exam, plain=False)
-    empty = np.flatnonzero(~texts.filled)
+    empty = np.flatnonzero(~table.filled(study.exam))
     if len(empty):
         raise UserError(f"{table.at(empty[0], study.exam)}: empty; every row needs the id of its exam")
     of_row, _ = pd.factorize(texts.codes)
