@@ -95,12 +95,11 @@ class Augmentation:
         """(2, 3) or (3, 4): where a place of the result lies in the picture, in halves of its extent, x first."""
         height, width = shape[-2:]
         cosine, sine = math.cos(math.radians(self.angle)) / self.scale, math.sin(math.radians(self.angle)) / self.scale
-        theta = torch.zeros(len(shape), len(shape) + 1)
-        theta[:2, :2] = torch.tensor([[cosine, -sine * height / width], [sine * width / height, cosine]])
+        rows = [[cosine, -sine * height / width], [sine * width / height, cosine]]
         if len(shape) == 3:
-            theta[2, 2] = 1 / self.scale
-        theta[:, -1] = theta[:, :-1] @ (-2 * torch.tensor(self.shift[::-1][: len(shape)]))
-        return theta
+            rows = [[*rows[0], 0.0], [*rows[1], 0.0], [0.0, 0.0, 1 / self.scale]]
+        back = [-2 * share for share in reversed(self.shift)]
+        return torch.tensor([[*row, sum(a * b for a, b in zip(row, back))] for row in rows])
 
     def _intensity(self, values: Tensor) -> Tensor:
         if self.gamma != 1:

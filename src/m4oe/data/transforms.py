@@ -29,8 +29,8 @@ def normalise(picture: Picture, kind: str) -> Picture:
     One increasing affine map with both ends clipped, for all channels of a colour picture and for each channel of a
     stack. mammogram: from the 0.5th to the 99.5th percentile of what is brighter than the background, to -2 ... 2 ·
     xray, ultrasound, oct, pathology, other: the same percentiles of the whole picture · ct: -1000 ... 1000 HU to
-    -1 ... 1 (pixels of a raster file have no unit, and are treated as other) · mr: z-score within the foreground ·
-    photo: from 0 to the full scale of its format, to -1 ... 1.
+    -1 ... 1; pixels of 8 bits and of raster files have no unit, and are treated as other · mr: z-score within the
+    foreground · photo: from 0 to the full scale of its format, to -1 ... 1.
     """
     scale = _SCALING.get(kind, _by_percentiles)
     if kind == "ct" and picture.full_scale is not None:

@@ -6,6 +6,7 @@ Axes: C channels · D, H, W slices, rows, columns.
 from __future__ import annotations
 
 import gzip
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy import ndarray
 
 from m4oe.data.readers import arrays, dicom, nifti, raster, series
-from m4oe.data.readers.picture import Geometry, Orientation, Picture
+from m4oe.data.readers.picture import Form, Geometry, Orientation, Picture
 from m4oe.errors import UserError
 
 __all__ = ["Geometry", "Orientation", "Picture", "form_of", "picture_of", "read_mask", "read_picture"]
@@ -26,16 +27,16 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pill
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one format are read; `form` says the number of spatial axes and of channels without pixels."""
+    """How files of one format are read: the picture, its form without pixels, and the numbers of a mask."""
 
     name: str
     read: Callable[[Path], Picture]
-    form: Callable[[Path], tuple[int, int]]
+    form: Callable[[Path], Form]
     indices: Callable[[Path], ndarray] | None = None
 
 
 RASTER = Format("PNG, JPEG, TIFF, BMP or PGM", raster.read, raster.form, raster.read_indices)
-NIFTI = Format("NIfTI", nifti.read, nifti.form, lambda path: nifti.read(path).values[0])
+NIFTI = Format("NIfTI", nifti.read, nifti.form, nifti.read_indices)
 NUMPY = Format("NumPy", arrays.read, arrays.form, arrays.load)
 DICOM = Format("DICOM", dicom.read, dicom.form)
 SERIES = Format("a folder with one DICOM series", series.read, series.form)
@@ -85,9 +86,15 @@ def form_of(paths: Sequence[str], kind: str) -> tuple[Literal["image", "volume"]
 
     Raises UserError for a file that is missing, damaged or no picture.
     """
-    forms = [_guarded(path, "form") for path in paths]
-    channels = sum(3 if kind in COLOUR_KINDS else found if kind == "other" or found != 3 else 1 for _, found in forms)
-    return ("image" if forms[0][0] == 2 else "volume"), channels
+    forms: list[Form] = [_guarded(path, "form") for path in paths]
+    channels = sum(_channels(found, kind) for found in forms)
+    return ("image" if forms[0].axes == 2 else "volume"), channels
+
+
+def _channels(form: Form, kind: str) -> int:
+    if kind in COLOUR_KINDS:
+        return 3 if form.colour else 3 * form.channels
+    return 1 if form.colour and kind != "other" else form.channels
 
 
 def _decode(path: str) -> Picture:
@@ -97,9 +104,9 @@ def _decode(path: str) -> Picture:
 
 def _mask_pixels(path: str) -> ndarray:
     pixels = np.asarray(_guarded(path, "indices"))
-    if pixels.ndim not in (2, 3) or not np.issubdtype(pixels.dtype, np.number | np.bool_):
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
         raise UserError(f"{path}: an array {pixels.shape} of {pixels.dtype}; a mask is (H, W) or (D, H, W) of integers")
-    if not np.issubdtype(pixels.dtype, np.floating):
+    if pixels.dtype.kind != "f":
         return pixels.astype(np.int64)
     whole = np.isfinite(pixels) & (pixels == np.rint(pixels))
     if not whole.all():
@@ -117,7 +124,9 @@ def _guarded(path: str, action: str) -> Any:
     if act is None:
         raise UserError(f"{path}: masks in DICOM are not read yet; save the mask as PNG, TIFF, NIfTI or NumPy")
     try:
-        return act(Path(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return act(Path(path))
     except UserError:
         raise
     except Exception as error:
@@ -140,7 +149,7 @@ def _format_of(path: Path) -> Format:
             raise UserError(f"{path}: packed (.gz), and not NIfTI; unpack it")
     if start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0":
         return NIFTI
-    if start[128:132] == b"DICM" or (path.suffix.lower() in (".dcm", ".dicom", ".ima") and b"\0" in start):
+    if dicom.is_dicom(path):
         return DICOM
     if start[:6] == b"\x93NUMPY" or start[:4] == b"PK\x03\x04":
         return NUMPY

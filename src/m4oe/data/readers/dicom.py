@@ -5,19 +5,17 @@ Sections are of DICOM PS3.3. Axes: C channels · H rows · W columns.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from m4oe.data.readers.picture import Picture
+from m4oe.data.readers.picture import Form, Picture
 from m4oe.errors import UserError
 
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+SUFFIXES = (".dcm", ".dicom", ".ima")
 GREY = ("MONOCHROME1", "MONOCHROME2")
 # Objects whose numbers are no picture: segmentations, doses.
 NO_PICTURE = {"SEG": "a segmentation", "RTDOSE": "a dose", "SR": "a report", "RTSTRUCT": "contours"}
@@ -30,23 +28,30 @@ def read(path: Path) -> Picture:
     """
     dataset = load(path)
     colour = dataset.PhotometricInterpretation not in GREY
-    values = _colour(dataset) if colour else grey(dataset, path)[None]
+    values = _colour(dataset, path) if colour else grey(dataset, path)[None]
     full_scale = 2.0 ** (dataset.BitsStored if dataset.PhotometricInterpretation in COLOUR else 16) - 1
     return Picture(values, spacing(dataset), source=str(path), full_scale=full_scale if colour else None, colour=colour)
 
 
-def form(path: Path) -> tuple[int, int]:
-    """Number of spatial axes and of channels, from the header."""
-    return 2, (1 if load(path, pixels=False).PhotometricInterpretation in GREY else 3)
+def form(path: Path) -> Form:
+    """From the header."""
+    grey_only = load(path, pixels=False).PhotometricInterpretation in GREY
+    return Form(2) if grey_only else Form(2, 3, colour=True)
+
+
+def is_dicom(path: Path) -> bool:
+    """By its mark; old files have none, but a name that says so."""
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or (path.suffix.lower() in SUFFIXES and b"\0" in start)
 
 
 def load(path: Path, *, pixels: bool = True) -> Any:
     """The file's data set, which is of one picture. Raises UserError where it is not, or is not DICOM."""
     from pydicom import dcmread
 
-    with quiet():
-        dataset = dcmread(path, force=True, stop_before_pixels=not pixels)
-        _state_syntax(dataset)
+    dataset = dcmread(path, force=True, stop_before_pixels=not pixels)
+    _state_syntax(dataset)
     modality = str(dataset.get("Modality", ""))
     if modality in NO_PICTURE:
         raise UserError(f"{path}: is {NO_PICTURE[modality]} (DICOM {modality}), not a picture")
@@ -59,16 +64,12 @@ def load(path: Path, *, pixels: bool = True) -> Any:
     return dataset
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warnings of pydicom and of its decoders."""
+def _hush_gdcm() -> None:
+    """gdcm writes to the terminal by itself, past Python's warnings."""
     import gdcm
 
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _state_syntax(dataset: Any) -> None:
@@ -80,18 +81,24 @@ def _state_syntax(dataset: Any) -> None:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
 
 
-def _stored(dataset: Any) -> ndarray:
+def _stored(dataset: Any, path: Path) -> ndarray:
     from pydicom.pixels import pixel_array
 
-    with quiet():
+    _hush_gdcm()
+    try:
         return pixel_array(dataset)
+    except (RuntimeError, NotImplementedError):  # what pydicom says when each of its decoders has given up
+        syntax = dataset.file_meta.TransferSyntaxUID.name
+        raise UserError(
+            f"{path}: its pixels, packed as {syntax!r}, cannot be unpacked; damaged, or not read yet"
+        ) from None
 
 
-def _colour(dataset: Any) -> ndarray:
+def _colour(dataset: Any, path: Path) -> ndarray:
     """(3, H, W) float32 RGB, from luminance and chrominance or through the palette where it is stored so."""
     from pydicom.pixels import apply_color_lut
 
-    stored = _stored(dataset)
+    stored = _stored(dataset, path)
     rgb = apply_color_lut(stored, dataset) if dataset.PhotometricInterpretation == "PALETTE COLOR" else stored
     return rgb.astype(np.float32).transpose(2, 0, 1)
 
@@ -103,13 +110,10 @@ def grey(dataset: Any, path: Path) -> ndarray:
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     if not inverted and dataset.get("PresentationLUTShape") == "INVERSE":
         raise UserError(f"{path}: MONOCHROME2 with an inverse presentation: which side is bright is not clear")
-    stored, (low, high) = _stored(dataset), _range(dataset)
-    if stored.min() < low or stored.max() > high:
-        raise UserError(f"{path}: pixels beyond its {dataset.BitsStored} bits, such as an overlay; not read yet")
-    with quiet():
-        values = apply_modality_lut(stored, dataset).astype(np.float32)
-        ends = apply_modality_lut(np.array([low, high], stored.dtype), dataset).astype(np.float32)
-    padding = _padding(dataset, stored)
+    stored, (low, high) = _stored(dataset, path), _range(dataset)
+    padding = _padding(dataset, stored, path)
+    values = apply_modality_lut(stored, dataset).astype(np.float32)
+    ends = apply_modality_lut(np.array([low, high], stored.dtype), dataset).astype(np.float32)
     values = ends.sum() - values if inverted else values
     return np.where(padding, values[~padding].min(initial=values.max()), values).astype(np.float32)
 
@@ -120,13 +124,18 @@ def _range(dataset: Any) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
 
 
-def _padding(dataset: Any, stored: ndarray) -> ndarray:
+def _padding(dataset: Any, stored: ndarray, path: Path) -> ndarray:
     """(H, W) bool: pixels that stand outside of what was imaged."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, bool)
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    return (stored >= min(value, limit)) & (stored <= max(value, limit))
+    first, last = sorted((value, dataset.get("PixelPaddingRangeLimit", value)))
+    low, high = _range(dataset)
+    if first < low or last > high:
+        raise UserError(
+            f"{path}: its padding ({first} to {last}) is beyond its {dataset.BitsStored} bits; not read yet"
+        )
+    return (stored >= first) & (stored <= last)
 
 
 def spacing(dataset: Any) -> tuple[float, float] | None:

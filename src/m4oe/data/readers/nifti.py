@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from m4oe.data.readers.picture import Orientation, Picture
+from m4oe.data.readers.picture import Form, Orientation, Picture
 from m4oe.errors import UserError
 
 MM = {"meter": 1000.0, "micron": 0.001}
@@ -43,6 +44,7 @@ def oriented(values: ndarray, affine: ndarray, source: str) -> Picture:
 def read(path: Path) -> Picture:
     """The picture in a NIfTI file; a fourth axis is channels, as in the Medical Segmentation Decathlon.
 
+    Spacing is unknown where the header states neither a way to space nor a pixel size other than 1.
     Raises UserError for what is not scalar, has other than two to four axes, or a fourth as long as a time series.
     """
     with _opened(path) as image:
@@ -54,19 +56,24 @@ def read(path: Path) -> Picture:
         affine = np.diag([*[MM.get(header.get_xyzt_units()[0], 1.0)] * 3, 1.0]) @ image.affine
         stated = header["sform_code"] or header["qform_code"] or any(mm != 1 for mm in header.get_zooms()[:3])
     picture = oriented(np.moveaxis(values, -1, 0), affine, str(path))
-    return (
-        picture
-        if stated
-        else Picture(picture.values, None, affine=picture.affine, source=str(path), orientation=picture.orientation)
-    )
+    full_scale = 255.0 if values.dtype == np.uint8 else None  # bytes have no unit: HU, for one, goes below 0
+    return replace(picture, spacing=picture.spacing if stated else None, full_scale=full_scale)
 
 
-def form(path: Path) -> tuple[int, int]:
-    """Number of spatial axes and of channels, from the header."""
+def form(path: Path) -> Form:
+    """From the header."""
     with _opened(path) as image:
         shape = _spatial(image.shape, path)
         channels = image.shape[3] if len(image.shape) == 4 else 1
-    return (2 if shape.count(1) == 1 else 3), channels
+    return Form(2 if shape.count(1) == 1 else 3, channels)
+
+
+def read_indices(path: Path) -> ndarray:
+    """Pixel values of a mask, (H, W) or (D, H, W). Raises UserError for one of several channels."""
+    values = read(path).values
+    if len(values) > 1:
+        raise UserError(f"{path}: a mask of {len(values)} channels; save one with a number for each class")
+    return values[0]
 
 
 def _spatial(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:

@@ -9,6 +9,15 @@ from numpy import ndarray
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a file's header says: number of spatial axes, of channels, and whether they are red, green and blue."""
+
+    axes: int
+    channels: int = 1
+    colour: bool = False
+
+
+@dataclass(frozen=True)
 class Orientation:
     """How a file's array (i, j, k) lies in ours (D, H, W).
 

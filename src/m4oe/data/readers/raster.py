@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageOps, ImageSequence
 
-from m4oe.data.readers.picture import Picture
+from m4oe.data.readers.picture import Form, Picture
 from m4oe.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
@@ -57,10 +57,11 @@ def read_indices(path: Path) -> ndarray:
     return pages[0] if len(pages) == 1 else np.stack(pages)
 
 
-def form(path: Path) -> tuple[int, int]:
-    """Number of spatial axes and of channels, from the header."""
+def form(path: Path) -> Form:
+    """From the header."""
     with opened(path) as image:
-        return (3 if _frames(image) > 1 else 2), (3 if image.mode in COLOUR else 1)
+        axes = 3 if _frames(image) > 1 else 2
+        return Form(axes, 3, colour=True) if image.mode in COLOUR else Form(axes)
 
 
 @contextmanager

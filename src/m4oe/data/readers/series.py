@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from m4oe.data.readers import dicom
 from m4oe.data.readers.nifti import oriented
-from m4oe.data.readers.picture import Picture
+from m4oe.data.readers.picture import Form, Picture
 from m4oe.errors import UserError
 
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -42,10 +42,10 @@ def read(folder: Path) -> Picture:
     return oriented(planes.transpose(1, 0, 2)[None], TO_RAS @ affine, str(folder))
 
 
-def form(folder: Path) -> tuple[int, int]:
-    """Number of spatial axes and of channels, from how many files there are."""
+def form(folder: Path) -> Form:
+    """From how many files there are."""
     files = listed(folder)
-    return dicom.form(files[0]) if len(files) == 1 else (3, 1)
+    return dicom.form(files[0]) if len(files) == 1 else Form(3)
 
 
 def listed(folder: Path) -> list[Path]:
@@ -55,6 +55,8 @@ def listed(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: an empty folder; it should hold the slices of one DICOM series")
     if inner := [path for path in files if path.is_dir()]:
         raise UserError(f"{folder}: holds a folder ({inner[0].name}); name the folder of one DICOM series")
+    if foreign := [path for path in files if not dicom.is_dicom(path)]:
+        raise UserError(f"{foreign[0]}: is not DICOM; a folder that is named as a picture holds one DICOM series alone")
     return files
 
 
