@@ -11,10 +11,12 @@ from scipy.ndimage import gaussian_filter
 from m4oe.data.phantoms import tissue
 from m4oe.data.phantoms.tissue import Array
 
-MASS_WEIGHT = 0.024  # brightness times area of a mass, malignant or not: one for both, so that histograms tell little
-REACH = (0.2, 0.28)
-NODULES = 0.3
-SPECKS = 0.6
+MASS_WEIGHT = 0.046  # brightness times area of a mass, malignant or not: one for both, so that histograms tell little
+MOST = 2
+RADIUS = (0.14, 0.18)
+REACH = (0.3, 0.36)
+NODULES = 0.14
+SPECKS = 0.5
 NEAR, FAR = 0.3, 0.74  # depth of a cluster of microcalcifications, as a share of the breast's depth
 
 
@@ -54,8 +56,8 @@ def draw(rng: np.random.Generator, shape: Shape, look: Look, height: int, width:
     form = _projected(rng, shape, look.view)
     rho = _radius(y, x, form, look.view)
     thickness = np.sqrt(np.clip(1 - rho**3, 0, 1))
-    breast = 0.22 * thickness + 0.5 * thickness * _parenchyma(rng, y, x, form, rho, look)
-    breast += 0.05 * np.exp(-(((rho - 0.985) / 0.02) ** 2)) + _nipple(y, x, form)
+    breast = 0.16 * thickness + 0.36 * thickness * _parenchyma(rng, y, x, form, rho, look)
+    breast += 0.04 * np.exp(-(((rho - 0.985) / 0.02) ** 2)) + _nipple(y, x, form)
     breast += _masses(rng, y, x, form, look)
     if look.view == "mlo":
         breast = _with_pectoral(rng, breast, y, x)
@@ -89,32 +91,32 @@ def _parenchyma(rng: np.random.Generator, y: Array, x: Array, form: Shape, rho: 
     ducts = tissue.smooth_noise(rng, rho.shape, (0.03, 0.16))
     grain = tissue.smooth_noise(rng, rho.shape, 0.045)
     nodules = (0.04 + NODULES * look.pattern) * grain
-    return glandular * (0.62 + 0.1 * ducts) + (0.25 + 0.5 * glandular) * nodules + 0.05 * ducts
+    return glandular * (0.62 + 0.1 * ducts) + (0.3 + 0.5 * glandular) * nodules + 0.05 * ducts
 
 
 def _nipple(y: Array, x: Array, form: Shape) -> Array:
-    return 0.3 * np.exp(-(((x - form.depth) / 0.05) ** 2 + ((y - form.centre) / 0.06) ** 2))
+    return 0.2 * np.exp(-(((x - form.depth) / 0.05) ** 2 + ((y - form.centre) / 0.06) ** 2))
 
 
 def _masses(rng: np.random.Generator, y: Array, x: Array, form: Shape, look: Look) -> Array:
     """One to three masses of one weight; in a malignant picture the first is spiculated, else all are round."""
     total = np.zeros((y.size, x.size), np.float32)
-    for k, centre in enumerate(_places(rng, form, look.view, rng.integers(1, 4))):
+    for k, centre in enumerate(_places(rng, form, look.view, rng.integers(1, MOST + 1))):
         if k == 0 and look.malignant:
             angles = np.arange(7) * 2 * np.pi / 7 + rng.uniform(0, 2 * np.pi) + rng.uniform(-0.25, 0.25, 7)
             mass = tissue.spiculated_mass(y, x, centre, rng.uniform(*REACH), angles)
         else:
             stretch, turn = rng.uniform(1, 1.2), rng.uniform(0, np.pi)
-            mass = tissue.round_mass(y, x, centre, rng.uniform(0.085, 0.13), stretch, turn)
+            mass = tissue.round_mass(y, x, centre, rng.uniform(*RADIUS), stretch, turn)
         total += MASS_WEIGHT * rng.uniform(0.85, 1.15) * mass * (y.size / 2) ** 2
     return total
 
 
 def _places(rng: np.random.Generator, form: Shape, view: str, count: int) -> Array:
     """`count` centres (y, x) within the breast, in sectors of their own so that masses do not lie on each other."""
-    sector = (rng.permutation(3)[:count] + rng.uniform(0.15, 0.85, count)) / 3
+    sector = (rng.permutation(MOST)[:count] + rng.uniform(0.15, 0.85, count)) / MOST
     angle = np.pi * (sector - 0.5) * 0.9
-    reach = rng.uniform(0.3, 0.62, count)
+    reach = rng.uniform(0.36, 0.62, count)
     lift = 0.85 if view == "cc" else 0.7
     y = form.centre + lift * form.half * reach * np.sin(angle) * 1.1
     return np.stack([y, 0.12 * form.depth + form.depth * reach * np.cos(angle)], axis=1)
@@ -124,7 +126,7 @@ def _with_pectoral(rng: np.random.Generator, breast: Array, y: Array, x: Array) 
     """The breast with the bright wedge of the pectoral muscle in its upper corner at the chest wall."""
     wedge = rng.uniform(0.42, 0.55) * (1 - (y + 1) / rng.uniform(1.0, 1.25)) - x
     muscle = 1 / (1 + np.exp(-wedge / 0.025))
-    return breast * (1 - 0.8 * muscle) + muscle * rng.uniform(0.55, 0.68)
+    return breast * (1 - 0.8 * muscle) + muscle * rng.uniform(0.4, 0.55)
 
 
 def _cluster(rng: np.random.Generator, pixels: tuple[int, int], form: Shape, depth: str) -> Array:
@@ -138,7 +140,7 @@ def _exposed(rng: np.random.Generator, breast: Array, rho: Array, synthetic: boo
     if synthetic:
         breast = tissue.sharpened(gaussian_filter(breast, 0.35), 0.06, 0.7)
     else:
-        breast = breast + 0.012 * rng.standard_normal(breast.shape, dtype=np.float32)
-    picture = rng.uniform(0.8, 1.05) * np.clip(breast, 0, None) ** rng.uniform(0.85, 1.15)
+        breast = breast + 0.008 * rng.standard_normal(breast.shape, dtype=np.float32)
+    picture = rng.uniform(0.9, 1.2) * np.clip(breast, 0, None) ** rng.uniform(0.85, 1.15)
     outside = 1 / (1 + np.exp((1.0 - rho) / 0.012))
     return np.clip(picture * (1 - outside), 0, 1)

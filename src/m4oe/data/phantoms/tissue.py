@@ -12,6 +12,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 Array = np.ndarray
+RETRACTION = 0.9  # weight that a spiculated mass takes from the fat between its spicules
+SPICULE = 0.03  # half width of a spicule
 STREAMED = 1  # zlib level of the PNG files: a cohort is written once, and quickly
 
 
@@ -44,10 +46,11 @@ def spiculated_mass(y: Array, x: Array, centre: tuple[float, float], reach: floa
     dy, dx = (y - centre[0])[..., None], (x - centre[1])[..., None]
     along = dx * np.cos(angles) + dy * np.sin(angles)
     across = dy * np.cos(angles) - dx * np.sin(angles)
-    spicules = np.exp(-((across / 0.026) ** 2) / 2) * np.clip(1.15 - along / reach, 0, 1) * (along > 0)
+    spicules = np.exp(-((across / SPICULE) ** 2) / 2) * np.clip(1.15 - along / reach, 0, 1) * (along > 0)
     core = np.exp(-((dy**2 + dx**2)[..., 0] / 0.055**2) / 2)
     mass = np.maximum(spicules.max(axis=-1), core)
-    return mass / mass.sum()
+    fat = np.exp(-(((dy**2 + dx**2)[..., 0] / (0.8 * reach) ** 2) ** 2))
+    return (1 + RETRACTION) * mass / mass.sum() - RETRACTION * fat / fat.sum()
 
 
 def calcifications(
