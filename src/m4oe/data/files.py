@@ -16,11 +16,15 @@ from m4oe.study import Cell, Study
 
 @dataclass(frozen=True)
 class Files:
-    """What one column names: `rows` (N,) of the table, -1 where nothing, and `paths` (N,) object, absolute or None."""
+    """What one column names: `rows` (N,) of the table, -1 where nothing, and `paths` (N,) object, absolute or None.
+
+    `lost` are paths that lead nowhere, with the table's line that names them; they are None among `paths`.
+    """
 
     column: str
     rows: np.ndarray
     paths: np.ndarray
+    lost: tuple[tuple[int, str], ...] = ()
 
     @property
     def present(self) -> np.ndarray:
@@ -69,9 +73,10 @@ def find(study: Study, exams: Exams, column: str, where: Mapping[str, Cell], fol
     paths = places[np.where(rows < 0, -1, cells.codes[rows])]
     if lost and study.missing_files == "error":
         _refuse(exams, column, rows, paths, lost, len(used))
-    if lost:
-        paths[[path in lost for path in paths]] = None
-    return Files(column, rows, paths)
+    gone = np.flatnonzero([path in lost for path in paths]) if lost else np.empty(0, int)
+    named = tuple((int(exams.table.lines[rows[exam]]), paths[exam]) for exam in gone)
+    paths[gone] = None
+    return Files(column, rows, paths, named)
 
 
 def _absolute(root: Path, texts: Iterable[str]) -> list[str]:

@@ -32,7 +32,8 @@ class Cohort:
     where missing · labels {task: (N, ...)}: float32, NaN missing: class index (N,), multilabel (N, labels), survival
     (N, 2) years and event; segmentation (N,) object, path of the mask or None · groups {column: (N,) text} ·
     declared_split (N,) text, or None · sides {input: (N,) object}, "left", "right" or None, of inputs with
-    `laterality` · without_inputs: exams that were left out because they have no input at all.
+    `laterality` · without_inputs: exams that were left out because they have no input at all · lost: (line, column,
+    path) of files that do not exist, where the study takes such pictures as absent.
     """
 
     study: Study
@@ -47,6 +48,7 @@ class Cohort:
     declared_split: np.ndarray | None = None
     sides: Mapping[str, np.ndarray] = field(default_factory=dict)
     without_inputs: tuple[str, ...] = ()
+    lost: tuple[tuple[int, str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.exams)
@@ -57,7 +59,7 @@ class Cohort:
 
     def take(self, index: np.ndarray) -> Cohort:
         """The exams at the positions `index`, in that order."""
-        by_exam = [f.name for f in fields(self) if f.name not in ("study", "without_inputs")]
+        by_exam = [f.name for f in fields(self) if f.name not in ("study", "without_inputs", "lost")]
         return replace(self, **{name: _take(getattr(self, name), index) for name in by_exam})
 
     def at(self, exam: int, column: str) -> str:
@@ -89,12 +91,15 @@ def load_cohort(study: Study, *, need_labels: bool = True) -> Cohort:
     pictured = {name: _modalities(study.inputs[name], exams, channels[0]) for name, channels in files.items()}
     described = {name: _described(study.inputs[name], frame) for name, frame in variables.items()}
     modalities = {name: (pictured | described)[name] for name in study.inputs}
-    labels = {}
+    labels, named = {}, [channel for channels in files.values() for channel in channels]
     for name, task in study.tasks.items():
         if not need_labels and not task_columns(task) <= set(table.columns):
             labels[name] = no_labels(task, len(exams.names))
         elif task.on is not None:
-            labels[name] = _masks(study, task, exams, np.not_equal(modalities[task.on], None).astype(bool), folders)
+            present = np.not_equal(modalities[task.on], None).astype(bool)
+            masks = _masks(study, task, exams, present, folders)
+            named.append(masks)
+            labels[name] = masks.paths
         else:
             labels[name] = labels_of(task, exams)
     cohort = Cohort(
@@ -108,6 +113,7 @@ def load_cohort(study: Study, *, need_labels: bool = True) -> Cohort:
         labels=labels,
         groups={column: exams.text(column) for column in asked.groups},
         declared_split=exams.text(asked.split.column) if asked.split.column else None,
+        lost=tuple((line, f.column, path) for f in named for line, path in f.lost),
         sides={name: _sides(study.inputs[name], exams, channels[0]) for name, channels in files.items()},
     )
     return _with_inputs(cohort)
@@ -194,10 +200,10 @@ def _patients(study: Study, exams: Exams) -> np.ndarray:
     return patients
 
 
-def _masks(study: Study, task: Task, exams: Exams, present: np.ndarray, folders: Folders) -> np.ndarray:
-    """(N,) the mask of each exam that has the picture on which it lies."""
+def _masks(study: Study, task: Task, exams: Exams, present: np.ndarray, folders: Folders) -> Files:
+    """The mask of each exam that has the picture on which it lies."""
     files = find(study, exams, str(task.column), study.inputs[str(task.on)].where, folders)
-    return np.where(present, files.paths, None)
+    return replace(files, paths=np.where(present, files.paths, None))
 
 
 def _with_inputs(cohort: Cohort) -> Cohort:

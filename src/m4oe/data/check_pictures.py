@@ -1,0 +1,132 @@
+"""Every picture and mask of a cohort, decoded once: what cannot be read, what repeats, what does not fit."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+
+from m4oe.data.findings import Findings, Problem
+from m4oe.data.table import Cohort
+from m4oe.errors import UserError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that was read: the exam's position, its input, its shape (C, ...), range, and hash of its pixels."""
+
+    cohort: Cohort
+    exam: int
+    input: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    digest: bytes
+
+    @property
+    def patient(self) -> str:
+        return f"{self.cohort.study.name}/{self.cohort.patients[self.exam]}"
+
+    @property
+    def place(self) -> str:
+        return self.cohort.at(self.exam, self.cohort.study.inputs[self.input].paths[0])
+
+
+def check_pictures(cohort: Cohort, findings: Findings, progress: Progress | None = None) -> list[Seen]:
+    """All pictures of `cohort` that can be read; `findings` gets what cannot, and a table of shapes and ranges."""
+    jobs = [
+        (cohort, exam, name)
+        for name, paths in cohort.paths.items()
+        for exam, path in enumerate(paths)
+        if path is not None
+    ]
+    seen, problems = [], []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, found in enumerate(pool.map(lambda job: _look(*job), jobs), start=1):
+            (problems if isinstance(found, Problem) else seen).append(found)
+            if progress is not None:
+                progress(done, len(jobs))
+        shapes = {(picture.exam, picture.input): picture.shape for picture in seen}
+        masks = [(name, exam) for name, task in cohort.study.tasks.items() if task.on for exam in range(len(cohort))]
+        problems += [found for found in pool.map(lambda mask: _look_at_mask(cohort, *mask, shapes), masks) if found]
+    findings.report(problems)
+    findings.tables.append(_table(cohort, seen))
+    return seen
+
+
+def _look(cohort: Cohort, exam: int, name: str) -> Seen | Problem:
+    from m4oe.data.readers import read_picture
+
+    source = cohort.study.inputs[name]
+    try:
+        values = read_picture(cohort.paths[name][exam], source.kind).values
+    except UserError as error:
+        return _problem(cohort, exam, source.paths[0], str(error))
+    digest = sha256(repr(values.shape).encode() + values.tobytes()).digest()
+    return Seen(cohort, exam, name, values.shape, float(values.min()), float(values.max()), digest)
+
+
+def _look_at_mask(
+    cohort: Cohort, name: str, exam: int, shapes: dict[tuple[int, str], tuple[int, ...]]
+) -> Problem | None:
+    from m4oe.data.readers import read_mask
+
+    path, task = cohort.labels[name][exam], cohort.study.tasks[name]
+    if path is None:
+        return None
+    try:
+        shape = read_mask(path, task.class_values).shape
+    except UserError as error:
+        return _problem(cohort, exam, str(task.column), str(error))
+    picture = shapes.get((exam, str(task.on)))
+    if picture is None or picture[1:] == shape:
+        return None
+    sizes = f"the mask is {_size(shape)} pixels and its picture {_size(picture[1:])}"
+    return _problem(cohort, exam, str(task.column), f"{path}: {sizes}; a mask has the size of the picture it lies on")
+
+
+def _problem(cohort: Cohort, exam: int, column: str, message: str) -> Problem:
+    return Problem("error", str(cohort.study.table_path), message, int(cohort.rows[exam]), column)
+
+
+def _size(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _table(cohort: Cohort, seen: Sequence[Seen]) -> tuple[str, list[str], list[list[str]]]:
+    rows = []
+    for name in cohort.paths:
+        own = [picture for picture in seen if picture.input == name]
+        shapes = Counter(_size(picture.shape) for picture in own).most_common()
+        common = ", ".join(f"{shape} ({times})" for shape, times in shapes[:3])
+        more = f", {len(shapes) - 3} more" if len(shapes) > 3 else ""
+        spread = f"{min(p.low for p in own):g} to {max(p.high for p in own):g}" if own else ""
+        rows.append([name, str(len(own)), str(int((~cohort.present(name)).sum())), common + more, spread])
+    return f"{cohort.study.name}: pictures", ["input", "read", "absent", "channels x size (how many)", "values"], rows
+
+
+def find_repeats(seen: Sequence[Seen], parted: Callable[[Sequence[Seen]], bool], findings: Findings) -> None:
+    """Adds pictures that are identical, pixel for pixel, under different patients; `parted` says whether training and
+    test would share them, which makes it an error."""
+    alike: dict[bytes, list[Seen]] = {}
+    for picture in seen:
+        alike.setdefault(picture.digest, []).append(picture)
+    problems = []
+    for group in alike.values():
+        others = [picture for picture in group if picture.patient != group[0].patient]
+        if others:
+            first, other, table = group[0], others[0], str(others[0].cohort.study.table_path)
+            column = other.cohort.study.inputs[other.input].paths[0]
+            where = "in different splits" if parted(group) else "in one split"
+            message = (
+                f"patient {other.patient!r} has the very picture of patient {first.patient!r} ({first.place}), "
+                f"{where}; if they are one patient give them one id, otherwise remove one"
+            )
+            severity = "error" if parted(group) else "warning"
+            problems.append(Problem(severity, table, message, int(other.cohort.rows[other.exam]), column))
+    findings.report(problems)
