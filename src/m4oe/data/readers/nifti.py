@@ -33,7 +33,8 @@ def oriented(values: ndarray, affine: ndarray, source: str) -> Picture:
     turned = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in values]).transpose(0, 3, 2, 1)
     placed = (affine @ nib.orientations.inv_ornt_aff(turn, values.shape[1:]))[:, [2, 1, 0, 3]]
     spacing = tuple(float(length) for length in np.linalg.norm(placed[:3, :3], axis=0))
-    orientation = Orientation(turned.shape[1:], tuple(2 - int(axis) for axis in turn[:, 0]), tuple(turn[:, 1] < 0))
+    axes, flipped = tuple(2 - int(axis) for axis in turn[:, 0]), tuple(bool(way < 0) for way in turn[:, 1])
+    orientation = Orientation(turned.shape[1:], axes, flipped)
     flat = [axis for axis, length in enumerate(orientation.grid) if length == 1]
     if len(flat) == 1:
         turned = turned.squeeze(flat[0] + 1)
