@@ -9,7 +9,7 @@ import pytest
 from m4oe.report import accounts, outcomes
 from m4oe.report.figures import Line, chart, shade
 from m4oe.report.outcomes import outcome
-from m4oe.report.pictures import LONGEST, _outlined, _size, _window
+from m4oe.report.pictures import LONGEST, _outlined, _size, _slice, _window
 from m4oe.report.svg import Plane, tag, ticks
 from m4oe.report.words import estimate, number, percent, signed
 from m4oe.schema import TaskSpec
@@ -186,3 +186,11 @@ def test_an_outline_is_the_border_of_the_mask():
     mask[1:4, 1:4] = 1
     drawn = _outlined(np.zeros((5, 5, 3), np.uint8), mask).any(2)
     assert drawn.sum() == 8 and not drawn[2, 2] and not drawn[0].any()
+
+
+def test_a_volume_shows_its_middle_or_the_slice_with_most_of_the_mask():
+    volume, mask = np.zeros((1, 5, 4, 4)), np.zeros((5, 4, 4), np.int64)
+    volume[0] += np.arange(5)[:, None, None]
+    mask[1, 0, 0], mask[3, :2] = 1, 1
+    assert _slice(volume, None)[0].max() == 2 and _slice(volume, mask)[0].max() == 3
+    assert _slice(volume, np.zeros((4, 4), np.int64))[1] is None, "a mask of another shape is not drawn"

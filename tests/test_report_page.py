@@ -219,6 +219,21 @@ def test_a_folder_of_predictions_alone(copy):
     assert "tasks are unknown" in report_of(copy).text
 
 
+@pytest.mark.parametrize("kind", ["segmentation", "survival", "multilabel"])
+def test_a_run_of_one_kind_of_task(copy, kind):
+    """Without a task that calls one class, cards are chosen by what there is."""
+    config = json.loads((copy / "model/config.json").read_text())
+    config["schema"]["tasks"] = [task for task in config["schema"]["tasks"] if task["kind"] == kind]
+    (copy / "model/config.json").write_text(json.dumps(config))
+    name = config["schema"]["tasks"][0]["name"]
+    for table in ("predictions.csv", "cases.csv"):
+        lines = (copy / table).read_text().splitlines()
+        (copy / table).write_text("\n".join([lines[0], *(line for line in lines if f",{name}," in line)]) + "\n")
+    page = report_of(copy)
+    assert "Undecided" not in page.text and page.text.count("Exam ") >= 3
+    assert [1 for tag, _, _ in page.attributes if tag == "img"] and (page.open, page.wrong) == ([], [])
+
+
 def test_a_study_that_moved_away_costs_the_pictures_only(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     study = copy / "studies" / "screening.yaml"

@@ -72,7 +72,9 @@ def _card(
     study, exam = chosen.exam
     rows = [(outcome, place) for outcome in outcomes if (place := outcome.place(chosen.exam)) is not None]
     facts = rows[0][0].exams.iloc[rows[0][1]] if rows else _of(run.cases, chosen.exam).iloc[0]
-    present = tuple(str(facts.get("inputs", "")).split("+")) if facts.get("inputs") else ()
+    listed = _of(population.exams, chosen.exam)["inputs"]
+    inputs = str(facts.get("inputs") or (listed.iloc[0] if len(listed) else ""))
+    present = tuple(name for name in inputs.split("+") if name)
     known = _inputs(run, population, study) or present
     answers = [_answer(outcome, place) for outcome, place in rows]
     answers += [_outlined(task, run, chosen.exam) for task in run.tasks if task.kind == "segmentation"]

@@ -33,12 +33,12 @@ def choose(run: RunFolder, outcomes: Sequence[Outcome], count: int = CARDS) -> l
     rules = [
         ("Right and sure", right.sort_values(["rare", "margin"], ascending=False, kind="stable")),
         ("Wrong and sure", wrong.sort_values("margin", ascending=False, kind="stable")),
-        ("Undecided", calls.sort_values("margin", kind="stable")),
+        ("Undecided", calls.dropna(subset="margin").sort_values("margin", kind="stable")),
         ("Inputs missing", gaps.sort_values(["inputs", "margin"], ascending=[True, False], kind="stable")),
         ("Measures disagree", _disputed(run, set(calls["key"]))),
         ("Hard to outline", _poor_masks(run)),
     ]
-    spare = [("Right and sure", rules[0][1]), ("Wrong and sure", rules[1][1]), ("One more exam", calls)] * count
+    spare = [rules[0], rules[1], ("One more exam", calls), ("One more exam", rules[-1][1])] * count
     chosen: dict[Exam, Chosen] = {}
     for name, candidates in (*rules, *spare):
         if len(chosen) < count:
@@ -61,7 +61,8 @@ def _take(chosen: dict[Exam, Chosen], name: str, candidates: pd.DataFrame, calls
 def _calls(outcomes: Sequence[Outcome], run: RunFolder) -> pd.DataFrame:
     """A row for each exam and task with exclusive classes; survival and multilabel tasks call no single class.
 
-    margin: 0 (guessing) to 1 (sure) · right: 1, 0, or NaN without a label · rare: true class is not the commonest.
+    margin: 0 (guessing) to 1 (sure), NaN where no class is called · right: 1, 0, or NaN without a label · rare: the
+    true class is not the commonest.
     """
     frames = [_calls_of(outcome) for outcome in outcomes if outcome.task.kind in EXCLUSIVE and len(outcome)]
     frames = frames or [_uncalled(outcome) for outcome in outcomes if len(outcome)]
@@ -83,7 +84,7 @@ def _calls_of(outcome: Outcome) -> pd.DataFrame:
 def _uncalled(outcome: Outcome) -> pd.DataFrame:
     inputs = [len(text.split("+")) if text else 0 for text in outcome.exams["inputs"]]
     frame = {"key": _keys(outcome.exams), "task": outcome.task.name, "inputs": inputs}
-    return pd.DataFrame(frame).assign(margin=0.0, right=np.nan, rare=False)
+    return pd.DataFrame(frame).assign(margin=np.nan, right=np.nan, rare=False)
 
 
 def _disputed(run: RunFolder, exams: set[Exam]) -> pd.DataFrame:
