@@ -13,14 +13,14 @@ import pandas as pd
 import yaml
 
 from m4oe.data.phantoms import mammogram, tissue
+from m4oe.data.phantoms.cohort import check_rates, people, present_inputs
 from m4oe.data.phantoms.truth import Truth, scores, write_truth
-from m4oe.errors import UserError
 
 PICTURES = ("ffdm_cc", "ffdm_mlo", "syn_cc", "syn_mlo")
 SYNERGY = ("ffdm_cc", "ffdm_mlo")
 MODALITY = {"ffdm": "ffdm", "syn": "synthetic2d", "noise": "noise"}
 LEVELS = {"ffdm": 4096, "syn": 256, "noise": 4096}
-SHARES = np.array([0.08, 0.28, 0.5, 0.76])  # of the breast that is fibroglandular, in the middle of class A, B, C, D
+SHARES = np.array([0.06, 0.25, 0.5, 0.8])  # of the breast that is fibroglandular, in the middle of class A, B, C, D
 PREVALENCE = 0.45
 CARRIES = {
     "density": ("ffdm_cc", "ffdm_mlo"),
@@ -49,16 +49,13 @@ def write_breast(
 
     Raises UserError for fewer than 2 exams, fewer than 32 pixels, or a rate outside 0..1.
     """
-    if exams < 2 or size < 32 or not (0 <= missing_inputs < 1 and 0 <= missing_labels < 1):
-        raise UserError(
-            "a breast cohort needs exams >= 2, size >= 32, and rates of missing things in 0..1 (1 excluded)"
-        )
+    check_rates("breast", exams, size, missing_inputs, missing_labels)
     folder = Path(folder)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     pictures = (*PICTURES, "noise") if noise_modality else PICTURES
     rng = np.random.default_rng([seed, 0])
     facts = _facts(rng, exams)
-    present = _present(rng, exams, (*pictures, "history"), missing_inputs)
+    present = present_inputs(rng, exams, (*pictures, "history"), missing_inputs)
     table = _table(rng, facts, present, missing_labels)
     for row in range(exams):
         _write_exam(folder, np.random.default_rng([seed, row + 1]), facts.iloc[row], present.iloc[row], size)
@@ -71,14 +68,14 @@ def write_breast(
 
 def _facts(rng: np.random.Generator, exams: int) -> pd.DataFrame:
     """What is so in each exam, before anything is missing."""
-    people = _people(rng, exams)
+    cohort = people(rng, exams)
     density, shown = rng.integers(0, 4, exams), rng.integers(0, 4, exams)
     malignant = rng.random(exams) < PREVALENCE
-    facts = people.assign(
-        exam=[f"E{number}" for number in 100_000 + rng.permutation(900_000)[:exams]],
+    facts = cohort.assign(
+        family_history=_same_for_patient(rng, cohort["patient"]),
         density=density,
-        share=SHARES[density] + rng.uniform(-0.05, 0.05, exams),
-        shown_share=SHARES[shown] + rng.uniform(-0.05, 0.05, exams),
+        share=SHARES[density] + rng.uniform(-0.03, 0.03, exams),
+        shown_share=SHARES[shown] + rng.uniform(-0.03, 0.03, exams),
         pattern=rng.random(exams),
         shown_pattern=rng.random(exams),
         malignancy=malignant.astype(int),
@@ -89,22 +86,9 @@ def _facts(rng: np.random.Generator, exams: int) -> pd.DataFrame:
     return _with_risk(rng, facts)
 
 
-def _people(rng: np.random.Generator, exams: int) -> pd.DataFrame:
-    """Rows of exams in random order; three patients in ten have both breasts in the cohort."""
-    owner = np.repeat(np.arange(exams), 1 + (rng.random(exams) < 0.3))[:exams]
-    second = np.concatenate([[False], owner[1:] == owner[:-1]])
-    left = (rng.random(exams)[owner] < 0.5) ^ second
-    people = pd.DataFrame(
-        {
-            "patient": (10_000 + rng.permutation(90_000)[:exams])[owner],
-            "side": np.where(left, "L", "R"),
-            "site": np.where(rng.random(exams)[owner] < 0.6, "north", "south"),
-            "age": np.round(np.clip(rng.normal(58, 9, exams), 38, 82))[owner].astype(int),
-            "family_history": np.where(rng.random(exams)[owner] < 0.2, "yes", "no"),
-        }
-    )
-    people["patient"] = "P" + people["patient"].astype(str)
-    return people.iloc[rng.permutation(exams)].reset_index(drop=True)
+def _same_for_patient(rng: np.random.Generator, patients: pd.Series) -> np.ndarray:
+    _, owner = np.unique(patients, return_inverse=True)
+    return np.where(rng.random(len(patients))[owner] < 0.2, "yes", "no")
 
 
 def _with_risk(rng: np.random.Generator, facts: pd.DataFrame) -> pd.DataFrame:
@@ -118,14 +102,6 @@ def _with_risk(rng: np.random.Generator, facts: pd.DataFrame) -> pd.DataFrame:
     return facts.assign(
         years=np.minimum(time, followed).clip(lower=0.01).round(2), event=(time <= followed).astype(int)
     )
-
-
-def _present(rng: np.random.Generator, exams: int, inputs: tuple[str, ...], rate: float) -> pd.DataFrame:
-    """Which inputs are there: at random, but one at least."""
-    draws = rng.random((exams, len(inputs)))
-    there = draws >= rate
-    there[np.arange(exams), draws.argmax(axis=1)] = True
-    return pd.DataFrame(there, columns=list(inputs))
 
 
 def _table(rng: np.random.Generator, facts: pd.DataFrame, present: pd.DataFrame, missing: float) -> pd.DataFrame:
@@ -176,7 +152,7 @@ def _look(facts: pd.Series, name: str) -> mammogram.Look:
 def _look_of_nothing(rng: np.random.Generator) -> mammogram.Look:
     """A picture like the others whose content is unrelated to the exam it is filed under."""
     depth = rng.choice(["", "near", "far"], p=[0.3, 0.35, 0.35])
-    share, pattern = SHARES[rng.integers(4)] + rng.uniform(-0.05, 0.05), rng.random()
+    share, pattern = SHARES[rng.integers(4)] + rng.uniform(-0.03, 0.03), rng.random()
     return mammogram.Look("cc", False, share, pattern, rng.random() < PREVALENCE / 4, depth or None)
 
 

@@ -5,6 +5,7 @@ Lengths are in units of half the picture's height, so a phantom looks the same a
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,16 @@ def write_png(path: Path, picture: Array, levels: int) -> None:
     """Writes a picture (H, W) or (H, W, 3) in 0..1 with `levels` grey levels: 8 bits up to 256, else 16 bits."""
     pixels = np.round(np.clip(picture, 0, 1) * (levels - 1)).astype(np.uint8 if levels <= 256 else np.uint16)
     Image.fromarray(pixels).save(path, compress_level=STREAMED)
+
+
+def write_nifti(path: Path, volume: Array, millimetres: tuple[float, float, float]) -> None:
+    """Writes an OCT volume (B-scans, depth, width) of 0..1 as 8-bit NIfTI: depth runs from front to back, bytes are
+    the same for the same volume (gzip would store the time)."""
+    import nibabel as nib
+
+    scans, depth, width = millimetres
+    image = nib.Nifti1Image(
+        np.round(volume * 255).astype(np.uint8).transpose(2, 1, 0), np.diag([width, -depth, scans, 1])
+    )
+    image.header.set_xyzt_units("mm")
+    path.write_bytes(gzip.compress(image.to_bytes(), STREAMED, mtime=0))
