@@ -23,9 +23,10 @@ class Draft:
 
 def draft_study(path: Path | str, out: Path | None = None) -> Draft:
     """The draft of a study for `path`: a CSV or Parquet table, an nnU-Net raw folder (or imagesTr beside labelsTr),
-    or a MONAI/Decathlon datalist (a JSON file, or a folder with dataset.json). `out` is where the study will be written: by default
-    beside the table, or into the folder. A table that comes with the draft is to be written beside it.
+    or a MONAI/Decathlon datalist (a JSON file, or a folder with dataset.json).
 
+    `out` is the study file that the draft will become; by default it lies beside the table, or in the folder. A table
+    that comes with the draft is to be written beside it, under the name that the study gives it.
     Raises UserError where no picture or nothing to predict is found.
     """
     path = Path(path)

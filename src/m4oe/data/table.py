@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -82,26 +83,12 @@ def load_cohort(study: Study, *, need_labels: bool = True) -> Cohort:
     Raises UserError for all that is wrong with the table or missing beside it: file, row, column and fix.
     """
     table = read_table(study.table_path, columns_of(study))
-    exams = join(study, table)
+    exams, folders = join(study, table), Folders()
     asked = study if need_labels else _asked_of(study, set(table.columns))
-    folders = Folders()
-    sources = study.inputs.items()
-    files = {name: _channels(study, source, exams, folders) for name, source in sources if source.kind != "table"}
-    variables = {name: _variables(source, exams) for name, source in sources if source.kind == "table"}
-    pictured = {name: _modalities(study.inputs[name], exams, channels[0]) for name, channels in files.items()}
-    described = {name: _described(study.inputs[name], frame) for name, frame in variables.items()}
-    modalities = {name: (pictured | described)[name] for name in study.inputs}
-    labels, named = {}, [channel for channels in files.values() for channel in channels]
-    for name, task in study.tasks.items():
-        if not need_labels and not task_columns(task) <= set(table.columns):
-            labels[name] = no_labels(task, len(exams.names))
-        elif task.on is not None:
-            present = np.not_equal(modalities[task.on], None).astype(bool)
-            masks = _masks(study, task, exams, present, folders)
-            named.append(masks)
-            labels[name] = masks.paths
-        else:
-            labels[name] = labels_of(task, exams)
+    files = {name: _channels(study, source, exams, folders) for name, source in _pictures(study).items()}
+    variables = {name: _variables(source, exams) for name, source in study.inputs.items() if name not in files}
+    modalities = {name: _modality(source, exams, files, variables, name) for name, source in study.inputs.items()}
+    masks = {name: _masks(study, task, exams, folders) for name, task in asked.tasks.items() if task.on is not None}
     cohort = Cohort(
         study=study,
         exams=exams.names,
@@ -110,22 +97,31 @@ def load_cohort(study: Study, *, need_labels: bool = True) -> Cohort:
         paths={name: _stacked(channels) for name, channels in files.items()},
         modalities=modalities,
         variables=variables,
-        labels=labels,
+        labels={name: _labels(task, name, asked, exams, masks, modalities) for name, task in study.tasks.items()},
         groups={column: exams.text(column) for column in asked.groups},
         declared_split=exams.text(asked.split.column) if asked.split.column else None,
-        lost=tuple((line, f.column, path) for f in named for line, path in f.lost),
-        sides={name: _sides(study.inputs[name], exams, channels[0]) for name, channels in files.items()},
+        sides={name: _sides(source, exams, files[name][0]) for name, source in _pictures(study).items()},
+        lost=_lost([*chain.from_iterable(files.values()), *masks.values()]),
     )
     return _with_inputs(cohort)
 
 
+def _pictures(study: Study) -> dict[str, Input]:
+    return {name: source for name, source in study.inputs.items() if source.kind != "table"}
+
+
+def _lost(files: Sequence[Files]) -> tuple[tuple[int, str, str], ...]:
+    return tuple((line, column.column, path) for column in files for line, path in column.lost)
+
+
 def _asked_of(study: Study, columns: set[str]) -> Study:
-    """`study`, asking only for those of its patients, groups and split that the table has."""
+    """`study`, asking only for those of its patients, groups, split and tasks for which the table has the columns."""
     return study.model_copy(
         update={
             "patient": study.patient if study.patient in columns else None,
             "groups": [column for column in study.groups if column in columns],
             "split": study.split if study.split.column in columns else Split(seed=study.split.seed),
+            "tasks": {name: task for name, task in study.tasks.items() if task_columns(task) <= columns},
         }
     )
 
@@ -150,7 +146,16 @@ def _stacked(channels: Sequence[Files]) -> np.ndarray:
     return stacked
 
 
-def _modalities(source: Input, exams: Exams, files: Files) -> np.ndarray:
+def _modality(
+    source: Input, exams: Exams, files: Mapping[str, list[Files]], variables: Mapping[str, pd.DataFrame], name: str
+) -> np.ndarray:
+    """(N,) modality of each exam's input, None where it is absent."""
+    if name in variables:
+        return np.where((variables[name] != "").to_numpy(bool).any(axis=1), source.modality, None)
+    return _picture_modality(source, exams, files[name][0])
+
+
+def _picture_modality(source: Input, exams: Exams, files: Files) -> np.ndarray:
     if isinstance(source.modality, str):
         return np.where(files.present, source.modality, None)
     column = source.modality.column
@@ -166,10 +171,6 @@ def _modalities(source: Input, exams: Exams, files: Files) -> np.ndarray:
 def _plain(names: np.ndarray) -> np.ndarray:
     known = {name: is_plain_name(name) for name in set(names)}
     return np.array([known[name] for name in names], bool)
-
-
-def _described(source: Input, frame: pd.DataFrame) -> np.ndarray:
-    return np.where((frame != "").to_numpy(bool).any(axis=1), source.modality, None)
 
 
 def _variables(source: Input, exams: Exams) -> pd.DataFrame:
@@ -200,10 +201,20 @@ def _patients(study: Study, exams: Exams) -> np.ndarray:
     return patients
 
 
-def _masks(study: Study, task: Task, exams: Exams, present: np.ndarray, folders: Folders) -> Files:
-    """The mask of each exam that has the picture on which it lies."""
-    files = find(study, exams, str(task.column), study.inputs[str(task.on)].where, folders)
-    return replace(files, paths=np.where(present, files.paths, None))
+def _masks(study: Study, task: Task, exams: Exams, folders: Folders) -> Files:
+    """The mask of each exam, in the row of the picture on which it lies."""
+    return find(study, exams, str(task.column), study.inputs[str(task.on)].where, folders)
+
+
+def _labels(
+    task: Task, name: str, asked: Study, exams: Exams, masks: Mapping[str, Files], modalities: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Labels of the task `name`; a mask without its picture is none, and a task that is not asked for has none."""
+    if name not in asked.tasks:
+        return no_labels(task, len(exams.names))
+    if name in masks:
+        return np.where(np.equal(modalities[str(task.on)], None), None, masks[name].paths)
+    return labels_of(task, exams)
 
 
 def _with_inputs(cohort: Cohort) -> Cohort:
