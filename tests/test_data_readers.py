@@ -243,6 +243,8 @@ def test_a_fourth_axis_is_channels_and_a_long_one_a_series(tmp_path):
     path = save_nifti(tmp_path / "a.nii.gz", four)
     np.testing.assert_array_equal(read(path, "mr").values[1], (VOLUME + 1).transpose(2, 1, 0))
     assert form_of((str(path),), "mr") == ("volume", 3)
+    with pytest.raises(UserError, match="a constant image, every pixel is 0"):
+        read(save_nifti(tmp_path / "c.nii.gz", four * [1, 0, 1]), "mr")
     with pytest.raises(UserError, match="series of 30 volumes"):
         read(save_nifti(tmp_path / "b.nii.gz", np.zeros((2, 2, 2, 30), np.float32)))
 

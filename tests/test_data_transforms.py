@@ -108,11 +108,15 @@ def test_colours_share_a_map_and_stacked_channels_do_not():
     assert together[0].max() == 2 and together[2].max() < -1.9
 
 
-def test_a_picture_that_is_nearly_constant_stays_finite():
-    values = np.zeros((1, 50, 50), np.float32)
-    values[0, 0, 0] = 1
-    for kind in KINDS:
-        assert np.isfinite(normalise(picture(values), kind).values).all()
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_two_values_stays_finite_and_keeps_both(kind):
+    """One pixel, half of all, or all but one: percentiles, foreground or background are of a single value."""
+    for bright in (1, 1250, 2499):
+        values = np.zeros((1, 50, 50), np.float32)
+        values.reshape(-1)[:bright] = 100
+        scaled = normalise(picture(values), kind).values
+        assert np.isfinite(scaled).all() and scaled.max() > scaled.min()
 
 
 # ---- fit

@@ -41,9 +41,8 @@ def normalise(picture: Picture, kind: str) -> Picture:
 
 
 def _affine(values: ndarray, low: float, high: float, to: float) -> ndarray:
-    """low ... high to -to ... to, clipped. A picture without contrast between them is centred."""
-    unit = (values - low) / max(high - low, np.finfo(np.float32).tiny)
-    return (unit.clip(0, 1) - 0.5) * (2 * to)
+    """low ... high to -to ... to, clipped."""
+    return (((values - low) / (high - low)).clip(0, 1) - 0.5) * (2 * to)
 
 
 def _by_percentiles(values: ndarray, full_scale: float | None) -> ndarray:
@@ -51,7 +50,8 @@ def _by_percentiles(values: ndarray, full_scale: float | None) -> ndarray:
 
 
 def _within_breast(values: ndarray, full_scale: float | None) -> ndarray:
-    return _affine(values, *_ends(_foreground(values, 0.05)), to=2.0)
+    inside = _foreground(values, 0.05)
+    return _affine(values, *_ends(inside if inside.min() < inside.max() else values), to=2.0)
 
 
 def _hounsfield(values: ndarray, full_scale: float | None) -> ndarray:
@@ -76,7 +76,7 @@ def _foreground(values: ndarray, share: float) -> ndarray:
 
 
 def _ends(values: ndarray) -> tuple[float, float]:
-    """The robust range; the whole range of a picture that is the same almost everywhere."""
+    """The robust range; the whole range where almost all pixels are the same, which readers leave never empty."""
     low, high = (float(end) for end in np.percentile(values, (LOW, HIGH)))
     return (low, high) if high > low else (float(values.min()), float(values.max()))
 

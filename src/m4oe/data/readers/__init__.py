@@ -191,8 +191,9 @@ def _checked(picture: Picture) -> Picture:
     if not np.isfinite(picture.values).all():
         count = int((~np.isfinite(picture.values)).sum())
         raise UserError(f"{picture.source}: {count} pixels are NaN or infinite; repair the picture, or take it out")
-    if picture.values.min() == picture.values.max():
-        raise UserError(f"{picture.source}: a constant image, every pixel is {picture.values.flat[0]:g}")
+    for channel in [picture.values] if picture.colour else picture.values:
+        if channel.min() == channel.max():
+            raise UserError(f"{picture.source}: a constant image, every pixel is {channel.flat[0]:g}")
     return picture
 
 
