@@ -7,6 +7,7 @@ malignancy; a pair of pictures decides BI-RADS only together; age, density and p
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,9 @@ from m4oe.data.phantoms import mammogram, tissue
 from m4oe.data.phantoms.cohort import check_rates, people, present_inputs
 from m4oe.data.phantoms.truth import Truth, scores, write_truth
 
+Facts = dict[str, Any]
 PICTURES = ("ffdm_cc", "ffdm_mlo", "syn_cc", "syn_mlo")
+ORDER = {name: k for k, name in enumerate((*PICTURES, "noise"), start=1)}
 SYNERGY = ("ffdm_cc", "ffdm_mlo")
 MODALITY = {"ffdm": "ffdm", "syn": "synthetic2d", "noise": "noise"}
 LEVELS = {"ffdm": 4096, "syn": 256, "noise": 4096}
@@ -57,8 +60,8 @@ def write_breast(
     facts = _facts(rng, exams)
     present = present_inputs(rng, exams, (*pictures, "history"), missing_inputs)
     table = _table(rng, facts, present, missing_labels)
-    for row in range(exams):
-        _write_exam(folder, np.random.default_rng([seed, row + 1]), facts.iloc[row], present.iloc[row], size)
+    for row, (fact, there) in enumerate(zip(facts.to_dict("records"), present.to_dict("records"))):
+        _write_exam(folder, (seed, row + 1), fact, [name for name in pictures if there[name]], size)
     table.to_csv(folder / "images.csv", index=False)
     write_truth(folder, _truth(facts, present, noise_modality))
     path = folder / "study.yaml"
@@ -119,19 +122,18 @@ def _table(rng: np.random.Generator, facts: pd.DataFrame, present: pd.DataFrame,
     return table
 
 
-def _write_exam(folder: Path, rng: np.random.Generator, facts: pd.Series, present: pd.Series, size: int) -> None:
-    shape = mammogram.draw_shape(rng)
-    for name in present.index.drop("history"):
+def _write_exam(folder: Path, key: tuple[int, int], facts: Facts, names: list[str], size: int) -> None:
+    """Pictures have generators of their own, so that what is missing changes nothing in what is there."""
+    shape = mammogram.draw_shape(np.random.default_rng(key))
+    for name in names:
+        rng = np.random.default_rng([*key, ORDER[name]])
         look = _look_of_nothing(rng) if name == "noise" else _look(facts, name)
         picture = mammogram.draw(rng, shape, look, size, round(0.8 * size))
-        if facts["side"] == "R":
-            picture = picture[:, ::-1]
-        if present[name]:
-            path = folder / "pictures" / f"{facts['exam']}_{name}.png"
-            tissue.write_png(path, picture, LEVELS[name.split("_")[0]])
+        path = folder / "pictures" / f"{facts['exam']}_{name}.png"
+        tissue.write_png(path, picture[:, ::-1] if facts["side"] == "R" else picture, LEVELS[name.split("_")[0]])
 
 
-def _look(facts: pd.Series, name: str) -> mammogram.Look:
+def _look(facts: Facts, name: str) -> mammogram.Look:
     """What picture `name` of an exam shows: where it carries nothing, something as likely but unrelated."""
     family, view = name.split("_")
     full = family == "ffdm"
