@@ -21,35 +21,32 @@ FLAGS = (
 )  # fmt: skip
 WIDTHS = {"desk": 1280, "tablet": 768, "phone": 390, "small phone": 320}
 SECTIONS = 8
-# A frame is a window of any width, whatever the least width of the browser's own; its findings go into the title.
-LOOK = """<!doctype html><title>waiting</title><body style="margin:0">
-<script>
-const widths = WIDTHS, found = {errors: []};
-async function look(name, width) {
-  const frame = document.createElement('iframe');
-  frame.style = `border:0;width:${width}px;height:2000px`;
-  frame.src = 'report.html';
-  const loaded = new Promise(done => frame.onload = done);
-  document.body.append(frame);
-  await loaded;
-  const page = frame.contentDocument, images = [...page.images], root = page.documentElement;
-  await Promise.all(images.map(image => image.decode().catch(error => found.errors.push(String(error)))));
-  const wide = [...page.querySelectorAll('body *')].filter(
-    element => !element.closest('.box, .account, .skip') && element.getBoundingClientRect().right > width + 1);
-  found[name] = {
-    scroll: root.scrollWidth, inside: root.clientWidth, decoded: images.filter(image => image.naturalWidth > 0).length,
-    images: images.length, sections: page.querySelectorAll('main > section > h2').length,
-    alert: !!frame.contentWindow.hit,
-    wide: wide.slice(0, 5).map(element => element.outerHTML.slice(0, 90)),
-    small: [...page.querySelectorAll('main *')].filter(element => element.children.length === 0
-      && element.textContent.trim() && parseFloat(frame.contentWindow.getComputedStyle(element).fontSize) < 9).length,
+# A frame is a window of any width, whatever the least width of the browser's own. All is measured within the load
+# event, before the browser writes down the page, so that a slow machine changes nothing; the findings become the title.
+FRAME = '<iframe name="{name}" src="report.html" style="border:0;width:{width}px;height:2000px"></iframe>'
+LOOK = """<!doctype html><title>waiting</title><body style="margin:0">FRAMES<script>
+function drawn(image) {  // throws for a broken picture
+  const canvas = document.createElement('canvas').getContext('2d');
+  canvas.drawImage(image, 0, 0);
+  return image.naturalWidth > 0;
+}
+function look(frame) {
+  const page = frame.contentDocument, root = page.documentElement, width = frame.clientWidth;
+  const all = [...page.querySelectorAll('main *, header *')];
+  const size = element => parseFloat(frame.contentWindow.getComputedStyle(element).fontSize);
+  const wide = all.filter(e => !e.closest('.box, .account') && e.getBoundingClientRect().right > width + 1);
+  return {
+    width, scroll: root.scrollWidth, sections: page.querySelectorAll('main > section > h2').length,
+    images: page.images.length, decoded: [...page.images].filter(drawn).length, hit: !!frame.contentWindow.hit,
+    wide: wide.slice(0, 5).map(e => e.outerHTML.slice(0, 90)),
+    small: all.filter(e => !e.children.length && e.textContent.trim() && size(e) < 9).length,
   };
 }
-(async () => {
-  for (const [name, width] of Object.entries(widths)) await look(name, width);
+window.onload = () => {
+  const frames = [...document.querySelectorAll('iframe')].map(frame => [frame.name, look(frame)]);
   document.body.replaceChildren();
-  document.title = JSON.stringify(found);
-})();
+  document.title = JSON.stringify(Object.fromEntries(frames));
+};
 </script>"""
 
 
@@ -66,14 +63,15 @@ def browse(folder: Path, *flags: str, url: str) -> subprocess.CompletedProcess[s
 def run(tmp_path_factory) -> Path:
     run = write_run(tmp_path_factory.mktemp("browser"), first_exam="<script>window.hit=1</script>")
     write_report(run)
-    (run / "look.html").write_text(LOOK.replace("WIDTHS", json.dumps(WIDTHS)))
+    frames = "".join(FRAME.format(name=name, width=width) for name, width in WIDTHS.items())
+    (run / "look.html").write_text(LOOK.replace("FRAMES", frames))
     return run
 
 
 @pytest.fixture(scope="module")
 def seen(run) -> dict:
     """What the browser found at each width, and what it complained of."""
-    flags = ("--virtual-time-budget=20000", "--window-size=1400,2000", "--enable-logging=stderr", "--dump-dom")
+    flags = ("--window-size=1400,2000", "--enable-logging=stderr", "--dump-dom")
     done = browse(run.parent, *flags, url=(run / "look.html").as_uri())
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title and title[1] != "waiting", done.stderr[-2000:]
@@ -81,13 +79,13 @@ def seen(run) -> dict:
 
 
 def test_the_console_is_silent_and_nothing_of_the_users_runs(seen):
-    assert (seen["console"], seen["errors"]) == ([], []) and not any(seen[name]["alert"] for name in WIDTHS)
+    assert seen["console"] == [] and not any(seen[name]["hit"] for name in WIDTHS)
 
 
 @pytest.mark.parametrize("name", WIDTHS)
 def test_the_page_never_scrolls_sideways(seen, name):
+    assert seen[name]["width"] == WIDTHS[name]
     assert seen[name]["wide"] == [] and seen[name]["scroll"] <= WIDTHS[name]
-    assert seen[name]["inside"] <= WIDTHS[name]
 
 
 @pytest.mark.parametrize("name", WIDTHS)

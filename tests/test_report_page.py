@@ -205,6 +205,15 @@ def test_what_is_absent_is_named_and_the_rest_is_shown(copy, name):
     assert ABSENT[name] in page.text and (page.open, page.wrong) == ([], [])
 
 
+def test_a_patient_in_two_splits_is_told(copy, page):
+    assert "All exams of a patient are in one split." in page.text
+    table = (copy / "splits.csv").read_text()
+    assert table.count(",P000,test,") == 2
+    (copy / "splits.csv").write_text(table.replace(",P000,test,", ",P000,train,", 1))
+    text = report_of(copy).text
+    assert "1 patient with exams in more than one split" in text and "All exams of a patient" not in text
+
+
 def test_a_run_that_was_only_begun(copy):
     for name in ("predictions.csv", "cases.csv", "metrics.json", "contributions.csv", "routing.json", "masks", "model"):
         shutil.rmtree(copy / name) if (copy / name).is_dir() else (copy / name).unlink()

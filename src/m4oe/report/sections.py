@@ -109,7 +109,14 @@ def data_section(run: RunFolder, population: Population) -> Section:
         for task in run.tasks
         if task.name in population.labels
     ]
-    content = {"splits": rows, "split_names": tuple(shown), "labels": labels, "notes": population.notes}
+    torn = exams.groupby(["study", "patient"])["split"].nunique()
+    content = {
+        "torn": plural(int((torn > 1).sum()), "patient") if (torn > 1).any() else "",
+        "splits": rows,
+        "split_names": tuple(shown),
+        "labels": labels,
+        "notes": population.notes,
+    }
     return Section("data", "Data", content | _combinations(exams, run))
 
 

@@ -8,7 +8,7 @@ from math import ceil, floor, isfinite, log10
 from markupsafe import Markup, escape
 
 # Okabe and Ito: told apart with any colour vision, and in grey as far as seven hues can be.
-HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#56B4E9", "#4D4D4D")
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#4D4D4D", "#56B4E9", "#B07D00")
 INK, MUTED, RULE = "#1d2733", "#52606d", "#dde3e9"
 
 
