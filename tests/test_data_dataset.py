@@ -204,6 +204,9 @@ def test_seed_epoch_exam_and_input_each_change_it(folder):
     data.set_epoch(1)
     assert not torch.equal(a.inputs["view"], data[0].inputs["view"])
     assert not torch.equal(a.inputs["view"], dataset(folder, augment=1.0, seed=1)[0].inputs["view"])
+    stream = SCHEMA.stream("view")
+    other = stream.model_copy(update={"input": "other_view"})
+    assert data._augmentation(data.rows.iloc[0], stream) != data._augmentation(data.rows.iloc[0], other)
 
 
 def test_without_augmentation_epochs_are_equal(folder):
