@@ -96,7 +96,7 @@ def _same_for_patient(rng: np.random.Generator, patients: pd.Series) -> np.ndarr
 
 def _with_risk(rng: np.random.Generator, facts: pd.DataFrame) -> pd.DataFrame:
     """Adds terms of the log hazard (by who carries them) and a right-censored Weibull time in years."""
-    facts["risk_history"] = 1.5 * (facts["age"] - 58) / 9 + 0.8 * (facts["family_history"] == "yes")
+    facts["risk_history"] = 1.8 * (facts["age"] - 58) / 9 + 0.8 * ((facts["family_history"] == "yes") - 0.2)
     facts["risk_ffdm"] = 0.8 * (facts["density"] - 1.5)
     facts["risk_syn"] = 2.6 * (facts["pattern"] - 0.5)
     hazard = np.exp(facts[["risk_history", "risk_ffdm", "risk_syn"]].sum(axis=1))
@@ -159,35 +159,29 @@ def _look_of_nothing(rng: np.random.Generator) -> mammogram.Look:
 
 
 def _truth(facts: pd.DataFrame, present: pd.DataFrame, noise: bool) -> Truth:
-    rows = []
-    for task, inputs in CARRIES.items():
-        target = _linear_predictor(facts) if task == "risk" else facts[task].map(dict(enumerate(CLASSES[task])))
-        latent = {"density": facts["share"], "risk": target}.get(task, facts.get(task))
-        carriers = facts["carrier"] if task == "malignancy" else "+".join(inputs)
-        shown = _shown(task, facts, present)
-        rows.append(
-            pd.DataFrame(
-                {
-                    "exam": facts["exam"],
-                    "task": task,
-                    "target": target,
-                    "carriers": carriers,
-                    "carrier_present": shown,
-                    "latent": latent,
-                }
-            )
-        )
-    kinds = {
-        task: sorted({MODALITY.get(name.split("_")[0], "clinical") for name in names})
+    rows = pd.concat([_rows_of(task, facts, present) for task in CARRIES], ignore_index=True)
+    carries = {
+        task: {"modalities": sorted({_modality(name) for name in names}), "inputs": list(names)}
         for task, names in CARRIES.items()
     }
-    carries = {task: {"modalities": kinds[task], "inputs": list(names)} for task, names in CARRIES.items()}
-    population = {
-        "carries": carries,
-        "synergy": {"task": "birads", "inputs": list(SYNERGY)},
-        "noise": "noise" if noise else None,
-    }
-    return Truth(pd.concat(rows, ignore_index=True), _oracle(facts, present), population)
+    synergy = {"task": "birads", "inputs": list(SYNERGY)}
+    population = {"carries": carries, "synergy": synergy, "noise": "noise" if noise else None}
+    return Truth(rows, _oracle(facts, present), population)
+
+
+def _modality(name: str) -> str:
+    return MODALITY.get(name.split("_")[0], "clinical")
+
+
+def _rows_of(task: str, facts: pd.DataFrame, present: pd.DataFrame) -> pd.DataFrame:
+    """Rows of Truth.exams: the target of one task in each exam, and who carries it."""
+    risk = facts[["risk_history", "risk_ffdm", "risk_syn"]].sum(axis=1)
+    rows = pd.DataFrame({"exam": facts["exam"], "task": task})
+    rows["target"] = risk if task == "risk" else facts[task].map(dict(enumerate(CLASSES[task])))
+    rows["carriers"] = facts["carrier"] if task == "malignancy" else "+".join(CARRIES[task])
+    rows["carrier_present"] = _shown(task, facts, present)
+    rows["latent"] = risk if task == "risk" else facts[{"density": "share"}.get(task, task)]
+    return rows
 
 
 def _shown(task: str, facts: pd.DataFrame, present: pd.DataFrame) -> pd.Series:
@@ -200,10 +194,6 @@ def _shown(task: str, facts: pd.DataFrame, present: pd.DataFrame) -> pd.Series:
     if task == "risk":
         return full.any(axis=1) & present[["syn_cc", "syn_mlo"]].any(axis=1) & present["history"]
     return pd.Series([bool(name) and bool(present.at[row, name]) for row, name in facts["carrier"].items()])
-
-
-def _linear_predictor(facts: pd.DataFrame) -> pd.Series:
-    return facts[["risk_history", "risk_ffdm", "risk_syn"]].sum(axis=1)
 
 
 def _oracle(facts: pd.DataFrame, present: pd.DataFrame) -> pd.DataFrame:
