@@ -24,19 +24,21 @@ def write_pictures(folder: Path, names: Iterable[str], size: tuple[int, int] = (
         Image.fromarray(pixels).save(folder / name)
 
 
-def study(folder: Path, table: str, **facts: Any) -> Study:
-    """A study in `folder` of a table with this text; one picture `path` and one label `y`, unless told otherwise."""
-    (folder / "table.csv").write_text(table, encoding="utf-8")
+def study(folder: Path, text: str, **facts: Any) -> Study:
+    """A study in `folder` of a table with this `text`; one picture `path` and one label `y`, unless told otherwise."""
+    (folder / "table.csv").write_text(text, encoding="utf-8")
     content = {"name": "s", "table": "table.csv", "inputs": {"cc": PICTURE}, "tasks": {"y": BINARY}, **facts}
     return parse_study(content, folder / "study.yaml")
 
 
-def cohort(folder: Path, table: str, **facts: Any) -> Cohort:
-    return load_cohort(study(folder, table, **facts))
+def cohort(folder: Path, text: str, **facts: Any) -> Cohort:
+    return load_cohort(study(folder, text, **facts))
 
 
 def labelled(folder: Path, labels: Iterable[str], **facts: Any) -> Cohort:
     """Patients p0, p1, ... with a plain variable and these labels, and no picture."""
     rows = "\n".join(f"p{number},{number},{label}" for number, label in enumerate(labels))
     inputs = {"age": {"columns": ["age"], "modality": "clinical", "kind": "table"}}
-    return cohort(folder, f"patient,age,y\n{rows}\n", **{"inputs": inputs, "exam": "patient", "patient": "patient", **facts})
+    return cohort(
+        folder, f"patient,age,y\n{rows}\n", **{"inputs": inputs, "exam": "patient", "patient": "patient", **facts}
+    )

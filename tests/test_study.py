@@ -22,7 +22,8 @@ tasks:
   subtype: {kind: multiclass, column: type, classes: {duct: ductal, lob: lobular, oth: other}}
   risk: {kind: survival, time: years, event: cancer, horizons: [1, 2.5]}
   findings: {kind: multilabel, columns: [mass, calcification]}
-  optic: {kind: segmentation, column: mask, on: scan, classes: {255: background, 128: rim, 0: cup}, regions: {disc: [rim, cup]}}
+  optic:
+    {kind: segmentation, column: mask, on: scan, classes: {255: background, 128: rim, 0: cup}, regions: {disc: [rim, cup]}}
 split: {seed: 3, folds: 5}
 groups: [site]
 """
@@ -36,7 +37,10 @@ def written(folder, text):
 def test_a_study_says_all_of_this(tmp_path):
     study = written(tmp_path, STUDY)
     assert study.table_path == tmp_path / "images.csv" and study.root_folder == tmp_path / "images"
-    assert study.inputs["ffdm_cc"].paths == ("path",) and study.inputs["ffdm_cc"].where == {"type": "FFDM", "view": "CC"}
+    assert study.inputs["ffdm_cc"].paths == ("path",) and study.inputs["ffdm_cc"].where == {
+        "type": "FFDM",
+        "view": "CC",
+    }
     assert study.inputs["scan"].paths == ("t1", "t2") and study.inputs["scan"].modality.column == "sequence"
     assert study.inputs["history"].paths == ()
     assert study.missing_files == "error" and study.split.folds == 5 and study.split.seed == 3
@@ -124,4 +128,6 @@ def test_a_study_that_is_not_there_or_not_text(tmp_path):
 
 
 def test_plain_names():
-    assert is_plain_name("ffdm_cc-2") and not any(is_plain_name(name) for name in ("", "a b", "a.b", "a@b", "a/b", "a,b"))
+    assert is_plain_name("ffdm_cc-2") and not any(
+        is_plain_name(name) for name in ("", "a b", "a.b", "a@b", "a/b", "a,b")
+    )

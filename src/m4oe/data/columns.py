@@ -45,9 +45,10 @@ class Cells:
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a file as stripped text; `lines` (R,) are their rows in it, of which the header is the first."""
+    """Columns of a file as stripped text; `lines` (R,) are their rows in it, of which the `header` is the first."""
 
     path: Path
+    header: list[str]
     arrow: pa.Table
     lines: np.ndarray
 
@@ -72,7 +73,7 @@ class Table:
 
     def _texts(self, column: str) -> pa.ChunkedArray:
         if column not in self.columns:
-            raise UserError(f"{self.path}: no column {column!r}; {nearest(column, self.columns)}")
+            raise UserError(f"{self.path}: no column {column!r}; {nearest(column, self.header)}")
         return self.arrow.column(column)
 
     def at(self, row: int, column: str) -> str:
@@ -108,7 +109,7 @@ def read_table(path: Path, names: Iterable[str] | None = None) -> Table:
         raise UserError(f"{path}: no such table; write its path, from the folder of the study, under 'table'")
     read = _read_parquet if path.suffix.lower() in (".parquet", ".pq") else _read_csv
     try:
-        table = read(path, None if names is None else set(names))
+        header, table = read(path, None if names is None else set(names))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {_complaint(path, str(error))}") from None
     table = pa.table({name: pc.utf8_trim_whitespace(table[name]) for name in table.column_names})
@@ -117,10 +118,10 @@ def read_table(path: Path, names: Iterable[str] | None = None) -> Table:
     kept = ~np.logical_and.reduce(empty) if empty else np.zeros(len(table), bool)
     if not kept.any():
         raise UserError(f"{path}: the table has no rows{'' if empty else ' in the columns that the study names'}")
-    return Table(path, table if kept.all() else table.filter(pa.array(kept)), lines[kept])
+    return Table(path, header, table if kept.all() else table.filter(pa.array(kept)), lines[kept])
 
 
-def _read_csv(path: Path, names: set[str] | None) -> pa.Table:
+def _read_csv(path: Path, names: set[str] | None) -> tuple[list[str], pa.Table]:
     header, separator = _header(path)
     wanted = [name for name in header if name and (names is None or name in names)]
     parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, ignore_empty_lines=False)
@@ -128,7 +129,7 @@ def _read_csv(path: Path, names: set[str] | None) -> pa.Table:
         column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False, include_columns=wanted or header[:1]
     )
     table = pacsv.read_csv(path, pacsv.ReadOptions(column_names=header, skip_rows=1), parse, convert)
-    return table.select(wanted)
+    return header, table.select(wanted)
 
 
 def _header(path: Path) -> tuple[list[str], str]:
@@ -150,11 +151,11 @@ def _distinct(header: list[str]) -> list[str]:
     return header
 
 
-def _read_parquet(path: Path, names: set[str] | None) -> pa.Table:
+def _read_parquet(path: Path, names: set[str] | None) -> tuple[list[str], pa.Table]:
     header = _distinct(pq.read_schema(path).names)
     wanted = [name for name in header if (names is None or name in names) and not name.startswith("__index_level_")]
     table = pq.read_table(path, columns=wanted)
-    return pa.table({name: _as_text(table[name]) for name in wanted})
+    return header, pa.table({name: _as_text(table[name]) for name in wanted})
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
