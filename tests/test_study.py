@@ -22,8 +22,8 @@ tasks:
   subtype: {kind: multiclass, column: type, classes: {duct: ductal, lob: lobular, oth: other}}
   risk: {kind: survival, time: years, event: cancer, horizons: [1, 2.5]}
   findings: {kind: multilabel, columns: [mass, calcification]}
-  optic:
-    {kind: segmentation, column: mask, on: scan, classes: {255: background, 128: rim, 0: cup}, regions: {disc: [rim, cup]}}
+  optic: {kind: segmentation, column: mask, on: scan,
+          classes: {255: background, 128: rim, 0: cup}, regions: {disc: [rim, cup]}}
 split: {seed: 3, folds: 5}
 groups: [site]
 """
