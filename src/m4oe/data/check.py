@@ -9,7 +9,7 @@ import pandas as pd
 
 from m4oe.data.check_pictures import Progress, Seen, check_pictures, find_repeats
 from m4oe.data.findings import Findings, Problem
-from m4oe.data.splits import split_exams
+from m4oe.data.splits import NAMES, split_exams
 from m4oe.data.table import Cohort, load_cohort
 from m4oe.errors import UserError
 from m4oe.study import Study, Task
@@ -134,7 +134,10 @@ def _split(cohorts: Sequence[Cohort], findings: Findings) -> pd.DataFrame | None
     except UserError as error:
         findings.problems.append(Problem("error", str(cohorts[0].study.table_path), str(error)))
         return None
-    counts = splits.groupby(["study", "fold", "split"]).agg(exams=("exam", "size"), patients=("patient", "nunique"))
+    ordered = splits.assign(split=pd.Categorical(splits["split"], NAMES))
+    counts = ordered.groupby(["study", "fold", "split"], observed=True).agg(
+        exams=("exam", "size"), patients=("patient", "nunique")
+    )
     rows = [[str(cell) for cell in row] for row in counts.reset_index().itertuples(index=False)]
     findings.tables.append(("split", ["study", "fold", "split", "exams", "patients"], rows))
     return splits.set_index(["study", "exam"])

@@ -264,7 +264,7 @@ def _add_task(guess: Guess, column: Column) -> None:
 
 
 def _order(values: Sequence[str]) -> list[str] | None:
-    """`values` from lowest to highest, if they are numbers, neighbouring letters, or part of a known scale."""
+    """`values` from lowest to highest, if they are numbers, grades such as A, B, C and T1, T2, T3, or steps of a known scale."""
     if not any(np.isnan(number(text)) for text in values):
         return sorted(values, key=number)
     for scale in SCALES:
@@ -272,7 +272,7 @@ def _order(values: Sequence[str]) -> list[str] | None:
             return sorted(values, key=lambda text: [step.lower() for step in scale].index(text.lower()))
     stems = {text[:-1] for text in values}
     ends = sorted(text[-1] for text in values)
-    if len(stems) == 1 and all(ord(b) - ord(a) == 1 for a, b in pairwise(ends)):
+    if len(stems) == 1 and ends[0] in "Aa01" and all(ord(b) - ord(a) == 1 for a, b in pairwise(ends)):
         return sorted(values)
     return None
 

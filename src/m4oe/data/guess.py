@@ -85,13 +85,10 @@ def kind_of(*texts: str) -> str:
 
 
 def mask_values(path: Path) -> list[int] | None:
-    """The different pixel values of the picture `path`, or None where they are not whole numbers in one channel."""
-    from m4oe.data.readers import read_picture
+    """The different values of the mask `path`, or None where its pixels are not whole numbers from 0 to 255."""
+    from m4oe.data.readers import read_mask  # readers load the libraries of their formats
 
     try:
-        picture = read_picture((str(path),), "other").values
+        return np.unique(read_mask(str(path), range(256))).tolist()
     except UserError:
         return None
-    values = np.unique(picture)
-    whole = picture.shape[0] == 1 and (values == values.round()).all()
-    return values.astype(int).tolist() if whole else None

@@ -1,0 +1,217 @@
+"""Drafts: what is guessed of a table or a folder, and that it loads, splits and fits as it is."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from cohorts import write_pictures
+from m4oe.data.draft import draft_study
+from m4oe.data.fingerprint import fit_schema
+from m4oe.data.guess import kind_of, safe_name
+from m4oe.data.splits import split_exams
+from m4oe.data.table import load_cohort
+from m4oe.errors import UserError
+from m4oe.study import load_study
+
+
+def drafted(path, folder):
+    """The draft of `path`, written to `folder` as `m4oe init` does, and the study that it is."""
+    draft = draft_study(path, folder / "study.yaml")
+    (folder / "study.yaml").write_text(draft.study_yaml, encoding="utf-8")
+    study = load_study(folder / "study.yaml")
+    if draft.table_csv is not None:
+        study.table_path.write_text(draft.table_csv, encoding="utf-8")
+    return draft, study
+
+
+def trains(study):
+    """Its schema: the study loads, splits and fits."""
+    cohorts = [load_cohort(study)]
+    return fit_schema(cohorts, split_exams(cohorts), 0, (32, 32), (8, 16, 16))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """40 exams of 20 patients: two views, a mask, labels of each kind, and columns that are none."""
+    rng = np.random.default_rng(0)
+    write_pictures(tmp_path, [f"{view}/{n}.png" for view in ("cc", "mlo") for n in range(40)])
+    rows = []
+    for n in range(40):
+        mask = np.zeros((8, 6), np.uint8)
+        mask[: n % 7] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{n}.png")
+        labels = [*rng.integers(0, 2, 3).astype(str), "ABCD"[n % 4], "xyz"[n % 3], "MB"[n % 2]]
+        follow_up = [f"{rng.uniform(1, 9):.2f}", str(n % 2)]
+        rest = [str(40 + n), "FM"[n % 2], f"S{n % 3}", f"free text {n}", "same"]
+        rows.append(
+            [f"E{n}", f"P{n // 2}", f"cc/{n}.png", f"mlo/{n}.png", f"masks/{n}.png", *labels, *follow_up, *rest]
+        )
+    header = "exam_id,patient_id,ffdm_cc,ffdm_mlo,cc_mask,mass,calc,distortion,density,shape,grade"
+    header += ",years,event,age,sex,site,note,same"
+    text = "\n".join([header, *(",".join(row) for row in rows)])
+    (tmp_path / "exams.csv").write_text(text + "\n", encoding="utf-8")
+    return tmp_path / "exams.csv"
+
+
+def test_a_table_is_understood(table):
+    draft, study = drafted(table, table.parent)
+    assert study.exam == "exam_id" and study.patient == "patient_id" and study.missing_files == "error"
+    assert list(study.inputs) == ["ffdm_cc", "ffdm_mlo", "clinical"]
+    assert {(i.modality, i.kind) for i in study.inputs.values()} == {("ffdm", "mammogram"), ("clinical", "table")}
+    assert study.inputs["clinical"].columns == ["age", "sex"]
+    kinds = {name: task.kind for name, task in study.tasks.items()}
+    assert kinds == {
+        "cc_mask": "segmentation",
+        "risk": "survival",
+        "findings": "multilabel",
+        "density": "ordinal",
+        "shape": "multiclass",
+        "grade": "binary",
+    }
+    assert study.tasks["cc_mask"].on == "ffdm_cc" and study.tasks["cc_mask"].class_values == (0, 255)
+    assert study.tasks["density"].class_names == ("A", "B", "C", "D")
+    assert study.tasks["grade"].class_names == ("B", "M")
+    assert study.tasks["findings"].columns == ["mass", "calc", "distortion"]
+    assert draft.table_csv is None and "groups: [site]" in draft.study_yaml
+    notes = "\n".join(draft.notes)
+    assert "'note' is left out" in notes and "'same' is left out" in notes and "patient" in notes
+    assert len(trains(study).tasks) == 6
+
+
+def test_a_draft_may_be_written_elsewhere(table, tmp_path):
+    (tmp_path / "studies").mkdir()
+    _, study = drafted(table, tmp_path / "studies")
+    assert study.table == "../exams.csv" and trains(study)
+
+
+def test_a_table_without_pictures_or_labels(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no column holds paths of pictures"):
+        draft_study(tmp_path / "t.csv")
+    write_pictures(tmp_path, ["a.png"])
+    (tmp_path / "t.csv").write_text("a,b\na.png,2\n", encoding="utf-8")
+    with pytest.raises(UserError, match="nothing to predict"):
+        draft_study(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="no such table or folder"):
+        draft_study(tmp_path / "none")
+
+
+def write_volumes(folder, names, labels=None):
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, labels, (6, 7, 8)).astype(np.uint8) if labels else rng.normal(size=(6, 7, 8))
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / name)
+
+
+@pytest.fixture
+def nnunet(tmp_path):
+    folder = tmp_path / "Dataset007_Brain"
+    write_volumes(folder, [f"imagesTr/case{n}_000{c}.nii.gz" for n in range(8) for c in range(2)])
+    write_volumes(folder, [f"labelsTr/case{n}.nii.gz" for n in range(8)], labels=4)
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    facts = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": labels, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
+
+
+def test_an_nnunet_folder(nnunet):
+    _, study = drafted(nnunet, nnunet)
+    assert study.inputs["image"].paths == ("image_0", "image_1") and study.inputs["image"].kind == "mr"
+    task = study.tasks["mask"]
+    assert task.class_names == ("background", "class_1", "class_2", "enhancing")
+    assert task.regions == {"whole": ["class_1", "class_2", "enhancing"], "core": ["class_2", "enhancing"]}
+    schema = trains(study)
+    assert schema.streams[0].form == "volume" and schema.streams[0].channels == 2
+
+
+def test_a_study_of_a_folder_may_lie_elsewhere(nnunet, tmp_path):
+    (tmp_path / "studies").mkdir()
+    _, study = drafted(nnunet, tmp_path / "studies")
+    assert study.table_path.parent == tmp_path / "studies" and trains(study)
+
+
+def test_a_decathlon_datalist(tmp_path):
+    write_volumes(tmp_path, [f"imagesTr/liver_{n}.nii.gz" for n in range(8)])
+    write_volumes(tmp_path, [f"labelsTr/liver_{n}.nii.gz" for n in range(8)], labels=2)
+    pairs = [{"image": f"./imagesTr/liver_{n}.nii.gz", "label": f"./labelsTr/liver_{n}.nii.gz"} for n in range(8)]
+    facts = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}, "training": pairs}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    for path in (tmp_path, tmp_path / "dataset.json"):
+        _, study = drafted(path, tmp_path)
+        assert study.inputs["image"].kind == "ct" and study.tasks["mask"].class_names == ("background", "liver")
+        assert len(load_cohort(study)) == 8 and trains(study)
+
+
+def test_a_datalist_of_classes(tmp_path):
+    write_pictures(tmp_path, [f"{n}.png" for n in range(8)])
+    facts = {"training": [{"image": f"{n}.png", "label": n % 2} for n in range(8)]}
+    (tmp_path / "list.json").write_text(json.dumps(facts), encoding="utf-8")
+    _, study = drafted(tmp_path / "list.json", tmp_path)
+    assert study.tasks["label"].kind == "binary" and trains(study)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", '{"training": []}'])
+def test_a_datalist_that_is_none(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="datalist"):
+        draft_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("images/mdb001.png", "mammogram"),
+        ("Left-Fundus", "photo"),
+        ("oct_volume", "oct"),
+        ("T1", "mr"),
+        ("flair", "mr"),
+        ("CT", "ct"),
+        ("chest_xray", "xray"),
+        ("doctor", "other"),
+        ("accept", "other"),
+    ],
+)
+def test_kinds_by_name(text, kind):
+    assert kind_of(text) == kind
+
+
+def test_safe_names():
+    assert safe_name("Left Fundus (1)") == "left_fundus_1" and safe_name("éé") == "unnamed"
+
+
+def test_mias(real_data, tmp_path):
+    _, study = drafted(real_data("mias_mammo") / "patients.csv", tmp_path)
+    assert list(study.inputs) == ["left", "right"] and study.inputs["right"].laterality == "right"
+    assert {name: task.kind for name, task in study.tasks.items()} == {
+        "density": "ordinal",
+        "abnormal": "binary",
+        "malignant": "binary",
+        "severity": "binary",
+    }
+    assert study.tasks["density"].class_names == ("F", "G", "D") and study.patient == "patient_id"
+    assert {stream.modality for stream in trains(study).streams} == {"mammogram"}
+
+
+def test_odir(real_data, tmp_path):
+    _, study = drafted(real_data("odir_fundus_pairs") / "patients.csv", tmp_path)
+    assert study.missing_files == "absent" and list(study.inputs) == ["left", "right", "clinical"]
+    assert study.inputs["clinical"].columns == ["Patient Age", "Patient Sex"]
+    assert list(study.tasks) == ["findings"] and len(study.tasks["findings"].columns) == 8
+    found = load_cohort(study)
+    assert not found.present("left").all() and (found.present("left") | found.present("right")).all()
+    assert trains(study).stream("left").modality == "fundus"
+
+
+@pytest.mark.parametrize(("name", "patients"), [("hippocampus_mr", 91), ("acdc_cardiac_mr", 8)])
+def test_folders_of_pairs(real_data, tmp_path, name, patients):
+    _, study = drafted(real_data(name), tmp_path)
+    found = load_cohort(study)
+    assert len(set(found.patients)) == patients and study.inputs["image"].kind == "mr"
+    assert trains(study).stream("image").form == "volume"
