@@ -69,6 +69,7 @@ class ConvStem(nn.Module):
             stride = tuple(2 if layer >= depth - step else 1 for step in steps)
             out = max(16, width >> (depth - 1 - layer))
             layers += [CONV[dims](channels, out, 3, stride, 1), NORM[dims](out, affine=True), nn.GELU()]
+            layers += [CONV[dims](out, out, 3, 1, 1), NORM[dims](out, affine=True), nn.GELU()]
             channels = out
         self.layers = nn.Sequential(*layers, CONV[dims](channels, width, 1))
 

@@ -56,14 +56,13 @@ class Fusion(nn.Module):
     def __init__(self, width: int, mixtures: Sequence[MSoE], head: nn.Module) -> None:
         super().__init__()
         self.mixtures = nn.ModuleList(mixtures)
-        self.norm = nn.LayerNorm(width)
         self.head = head
 
     def tokens(self, z: Tensor, present: Tensor) -> Tensor:
         """(B, N, D), zero at absent tokens."""
         for mixture in self.mixtures:
             z = z + mixture(z, present)[0]
-        return torch.where(present.unsqueeze(-1), self.norm(z), 0.0)
+        return z
 
 
 class Classifier(nn.Module):

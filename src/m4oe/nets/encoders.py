@@ -44,7 +44,7 @@ class ConvViT(nn.Module):
         self.tokens = torch.Size(self.grid).numel() + (self.histogram is not None)
         self.position = nn.Parameter(torch.randn(1, self.tokens, spec.width) * 0.02)
         blocks = [TransformerBlock(spec.width, spec.heads, spec.dropout) for _ in range(spec.depth)]
-        self.blocks = nn.Sequential(*blocks, nn.LayerNorm(spec.width))
+        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.stem(x).flatten(2).transpose(1, 2)

@@ -16,6 +16,11 @@ from m4oe.batch import Tokens
 from m4oe.nets.blocks import CONV, NORM
 
 
+import os
+
+SHARPNESS = float(os.environ.get("SH", "2.0"))
+
+
 class Verdict(NamedTuple):
     """logits (B, C) · evidence (B, I, C), empty for heads without · bias (C,): logits = evidence.sum(1) + bias."""
 
@@ -56,11 +61,14 @@ class AdditiveHead(nn.Module):
         self.value = nn.Linear(width, sums, bias=False)
         self.thresholds = Thresholds(start, order)
         nn.init.zeros_(self.attend.weight)
+        # A finding is small: tokens that say much are heard first, or the mean over hundreds drowns what it teaches.
+        self.sharpness = nn.Parameter(torch.full((sums,), SHARPNESS))
 
     def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
         """z (B, N, D), zero at absent tokens."""
-        weight = _present_softmax(self.attend(z) - _log_count(tokens, self.num_streams).unsqueeze(-1), tokens.present)
-        parts = weight * self.value(z)
+        value = self.value(z)
+        heard = self.attend(z) + self.sharpness * value - _log_count(tokens, self.num_streams).unsqueeze(-1)
+        parts = _present_softmax(heard, tokens.present) * value
         evidence = parts.new_zeros(len(z), self.num_streams, parts.shape[-1]).index_add(1, tokens.stream, parts)
         bias = self.thresholds()
         return Verdict(evidence.sum(1) + bias, evidence.expand(-1, -1, len(bias)), bias)

@@ -1,0 +1,226 @@
+"""The command: verbs, and what a person sees. No logic; everything heavy is imported inside the verbs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m4oe.errors import UserError
+
+if TYPE_CHECKING:
+    from m4oe.data.check import Findings
+
+app = typer.Typer(
+    help="Multi-modal, multi-task medical imaging with mixtures of experts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors alone.")]
+ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="Model and training, as YAML.")]
+
+
+@app.command()
+def demo(
+    cohort: Annotated[str, typer.Argument(help="breast or retina.")] = "breast",
+    out: Out = Path("m4oe-demo"),
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """See all of it in two minutes: a phantom cohort, written as files, trained on, questioned, reported."""
+    from m4oe.demo import run_demo
+
+    report = run_demo(cohort, out, device, progress=_progress(quiet), tell=_teller(quiet))
+    _teller(quiet)(f"report: {report}")
+
+
+@app.command()
+def init(
+    source: Annotated[Path, typer.Argument(help="A table, an nnU-Net raw folder, or a Decathlon datalist.")],
+    out: Out = Path("study.yaml"),
+    quiet: Quiet = False,
+) -> None:
+    """Look at a table or folder and write a commented study, saying what was guessed and why."""
+    from m4oe.data.draft import write_draft
+
+    tell = _teller(quiet)
+    for note in write_draft(source, out):
+        tell(f"- {note}")
+    tell(f"wrote {out}; read it, correct it, then: m4oe check {out}")
+
+
+@app.command()
+def check(studies: Annotated[list[Path], typer.Argument(help="Study files.")], as_json: Json = False) -> None:
+    """Read every file of the studies and tell what would spoil training (exit code 2) or is worth knowing."""
+    from m4oe.data.check import check_studies
+    from m4oe.study import load_study
+
+    findings = check_studies([load_study(path) for path in studies])
+    _print_json(findings.to_json()) if as_json else _print_findings(findings)
+    if findings.spoils_training:
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    studies: Annotated[list[str], typer.Argument(help="Study files, then overrides such as train.max_epochs=20.")],
+    out: Out = Path("run"),
+    config: ConfigFile = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Train on the studies; predictions, metrics and contributions of the test split are part of it. Resumes."""
+    from m4oe.config import load_config
+    from m4oe.device import resolve_device
+    from m4oe.runs import train_run
+
+    paths, overrides = _parted(studies)
+    chosen = load_config(config, overrides)
+    train_run(paths, chosen, out, resolve_device(device), progress=_progress(quiet), tell=_teller(quiet))
+    if not quiet:
+        _print_metrics(json.loads((out / "metrics.json").read_text()), "test")
+        _print(f"next: m4oe report {out}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A trained run.")],
+    studies: Annotated[list[Path] | None, typer.Argument(help="Other studies; default: the run's own.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the result goes; default: RUN.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Metrics with 95 % intervals over patients: of the run's own splits, or of other studies as a whole."""
+    from m4oe.device import resolve_device
+    from m4oe.runs import evaluate_run
+
+    metrics = evaluate_run(run, studies or [], out, resolve_device(device))
+    if as_json:
+        _print_json(metrics)
+        return
+    for split in (name for name in metrics if not name.startswith("by_")):
+        _print_metrics(metrics, split)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A trained run.")],
+    source: Annotated[list[str], typer.Option("-i", "--input", help="Table, study, folder, or input=file (repeat).")],
+    out: Out = Path("predictions"),
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Probabilities with contributions, and masks on the input's own grid. A bad exam is named and skipped."""
+    from m4oe.device import resolve_device
+    from m4oe.runs import predict_run
+
+    result = predict_run(run, source, out, resolve_device(device))
+    if as_json:
+        _print_json({"exams": result.exams, "failed": result.failed, "withheld": result.withheld, "out": str(out)})
+    elif not quiet:
+        _print(f"{result.exams} exams predicted; {out / 'predictions.csv'}")
+    for exam, reason in result.failed.items():
+        print(f"failed: {exam}: {reason}", file=sys.stderr)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run.")], quiet: Quiet = False) -> None:
+    """Write report.html, one self-contained page, into the run."""
+    from m4oe.report import write_report
+
+    _teller(quiet)(f"report: {write_report(run)}")
+
+
+@app.command()
+def info(
+    source: Annotated[
+        list[str], typer.Argument(help="A run, or study files with overrides such as model.preset=base.")
+    ],
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Size and cost of a model: parameters, those that work on one exam, FLOPs of one exam."""
+    from m4oe.config import load_config
+    from m4oe.runs import describe_model
+
+    paths, overrides = _parted(source)
+    facts = describe_model(paths, load_config(config, overrides))
+    if as_json:
+        _print_json(facts)
+        return
+    for name, value in facts.items():
+        _print(f"{name:<28}{value:,}" if isinstance(value, int | float) else f"{name:<28}{value}")
+
+
+def main() -> None:
+    """The `m4oe` command: 0 when all was done, 1 when some exams failed, 2 for a user's mistake."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last epoch", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parted(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Paths, and overrides of the form path=value."""
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    return [Path(word) for word in words if word not in overrides], overrides
+
+
+def _progress(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
+
+
+def _teller(quiet: bool) -> Any:
+    return (lambda text: None) if quiet else _print
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, indent=1))
+
+
+def _print_metrics(metrics: dict[str, Any], split: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "metric", "value", "95 % interval", "n", title=f"{split} split", title_justify="left")
+    for task, values in metrics.get(split, {}).items():
+        for number, (name, m) in enumerate(values.items()):
+            interval = f"{m['low']:.3f} to {m['high']:.3f}" if m.get("low") is not None else ""
+            table.add_row("" if number else task, name, f"{m['value']:.3f}", interval, str(m["n"]))
+    Console().print(table)
+
+
+def _print_findings(findings: Findings) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for title, header, rows in findings.tables:
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for problem in findings.problems:
+        console.print(f"{problem.severity}: {problem}", markup=False, highlight=False, soft_wrap=True)
+    console.print("nothing stands in the way of training" if not findings.spoils_training else "fix the errors above")

@@ -1,0 +1,37 @@
+"""The demo: the path that users' data walk, on a phantom cohort, from files to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from m4oe.config import load_config
+from m4oe.data.check import check_studies
+from m4oe.data.phantoms import write_breast, write_retina
+from m4oe.device import resolve_device
+from m4oe.errors import UserError, unknown
+from m4oe.report import write_report
+from m4oe.runs import train_run
+from m4oe.study import load_study
+
+COHORTS: Mapping[str, tuple[Callable[..., Path], tuple[str, ...]]] = {
+    "breast": (write_breast, ("train.max_epochs=24", "train.max_minutes=1.2")),
+    "retina": (write_retina, ("train.max_epochs=30", "train.max_minutes=1.2", "model.image_size=[96, 96]")),
+}
+
+
+def run_demo(cohort: str, out: Path, device: str, *, progress: bool, tell: Callable[[str], None]) -> Path:
+    """Writes a cohort into `out`/study, trains on it in `out`/run, and reports; returns the path of the report."""
+    if cohort not in COHORTS:
+        raise unknown("demo", cohort, COHORTS)
+    write, overrides = COHORTS[cohort]
+    path = out / "study" / "study.yaml"
+    if not path.is_file():
+        tell(f"writing a phantom {cohort} cohort: {path.parent}")
+        write(path.parent, seed=0)
+    findings = check_studies([load_study(path)])
+    if findings.spoils_training:
+        raise UserError(f"{path}: damaged; delete {out} and start again")
+    tell(f"checked {path}: nothing stands in the way of training")
+    train_run([path], load_config(None, overrides), out / "run", resolve_device(device), progress=progress, tell=tell)
+    return write_report(out / "run")
