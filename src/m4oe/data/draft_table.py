@@ -264,7 +264,7 @@ def _add_task(guess: Guess, column: Column) -> None:
 
 
 def _order(values: Sequence[str]) -> list[str] | None:
-    """`values` from lowest to highest, if they are numbers, grades (A, B, C or T1, T2, T3) or steps of a known scale."""
+    """`values` from lowest to highest, if they are numbers, grades (A, B, C or T1, T2, T3) or of a known scale."""
     if not any(np.isnan(number(text)) for text in values):
         return sorted(values, key=number)
     for scale in SCALES:
