@@ -77,7 +77,7 @@ def _projected(rng: np.random.Generator, shape: Shape, view: str) -> Shape:
 def _radius(y: Array, x: Array, form: Shape, view: str) -> Array:
     """0 at the middle of the chest wall, 1 on the skin; above the nipple an oblique view runs out to the axilla."""
     above = 1.35 if view == "mlo" else 1.0
-    half = np.where(y < form.centre, form.half * above, min(form.half, 0.97 - form.centre))
+    half = np.where(y < form.centre, form.half * above, min(form.half, 0.97 - form.centre)).astype(np.float32)
     return np.sqrt((x / form.depth) ** 2 + (np.abs(y - form.centre) / half) ** 2.2)
 
 
@@ -112,14 +112,15 @@ def _masses(rng: np.random.Generator, y: Array, x: Array, form: Shape, look: Loo
     return total
 
 
-def _places(rng: np.random.Generator, form: Shape, view: str, count: int) -> Array:
+def _places(rng: np.random.Generator, form: Shape, view: str, count: int) -> list[tuple[float, float]]:
     """`count` centres (y, x) within the breast, in sectors of their own so that masses do not lie on each other."""
     sector = (rng.permutation(MOST)[:count] + rng.uniform(0.15, 0.85, count)) / MOST
     angle = np.pi * (sector - 0.5) * 0.9
     reach = rng.uniform(0.36, 0.62, count)
     lift = 0.85 if view == "cc" else 0.7
     y = form.centre + lift * form.half * reach * np.sin(angle) * 1.1
-    return np.stack([y, 0.12 * form.depth + form.depth * reach * np.cos(angle)], axis=1)
+    x = 0.12 * form.depth + form.depth * reach * np.cos(angle)
+    return list(zip(y.tolist(), x.tolist()))
 
 
 def _with_pectoral(rng: np.random.Generator, breast: Array, y: Array, x: Array) -> Array:

@@ -6,11 +6,14 @@ Lengths are in units of half the picture's height, so a phantom looks the same a
 from __future__ import annotations
 
 import gzip
+import io
+import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+from scipy.special import expit
 
 Array = np.ndarray
 RETRACTION = 0.9  # weight that a spiculated mass takes from the fat between its spicules
@@ -29,22 +32,24 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], length: float
     """A Gaussian field (shape) of mean 0 and standard deviation 1, correlated over `length`."""
     pixels = np.asarray(length) * shape[0] / 2
     field = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), pixels, mode="wrap", truncate=3)
-    return (field - field.mean()) / field.std()
+    field -= field.mean()
+    return field / np.sqrt(np.vdot(field, field) / field.size)
 
 
 def round_mass(y: Array, x: Array, centre: tuple[float, float], radius: float, stretch: float, turn: float) -> Array:
     """A smooth, well circumscribed mass with total weight 1: an ellipse with a soft rim. Benign."""
     dy, dx = y - centre[0], x - centre[1]
-    u = np.cos(turn) * dx + np.sin(turn) * dy
-    v = np.cos(turn) * dy - np.sin(turn) * dx
+    u = math.cos(turn) * dx + math.sin(turn) * dy
+    v = math.cos(turn) * dy - math.sin(turn) * dx
     distance = np.hypot(u * stretch, v / stretch)
-    mass = 1 / (1 + np.exp((distance - radius) / 0.02))
+    mass = expit((radius - distance) / 0.02)
     return mass / mass.sum()
 
 
 def spiculated_mass(y: Array, x: Array, centre: tuple[float, float], reach: float, angles: Array) -> Array:
     """A mass with total weight 1 whose spicules go out to `reach` at `angles` (K,): the sign of malignancy."""
     dy, dx = (y - centre[0])[..., None], (x - centre[1])[..., None]
+    angles = angles.astype(np.float32)
     along = dx * np.cos(angles) + dy * np.sin(angles)
     across = dy * np.cos(angles) - dx * np.sin(angles)
     spicules = np.exp(-((across / SPICULE) ** 2) / 2) * np.clip(1.15 - along / reach, 0, 1) * (along > 0)
@@ -77,7 +82,9 @@ def sharpened(picture: Array, length: float, amount: float) -> Array:
 def write_png(path: Path, picture: Array, levels: int) -> None:
     """Writes a picture (H, W) or (H, W, 3) in 0..1 with `levels` grey levels: 8 bits up to 256, else 16 bits."""
     pixels = np.round(np.clip(picture, 0, 1) * (levels - 1)).astype(np.uint8 if levels <= 256 else np.uint16)
-    Image.fromarray(pixels).save(path, compress_level=STREAMED)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "png", compress_level=STREAMED)
+    path.write_bytes(encoded.getbuffer())
 
 
 def write_nifti(path: Path, volume: Array, millimetres: tuple[float, float, float]) -> None:
