@@ -15,17 +15,12 @@ from m4oe.batch import Prediction, Rows, Tokens
 from m4oe.explain import Game, shapley_game
 from m4oe.moe.losses import modality_given_task
 from m4oe.nets.classifier import Classifier
+from m4oe.nets.heads import present_streams
 from m4oe.schema import Schema, TaskSpec
 from m4oe.tasks import KINDS
 
 # Numbers held at once while coalitions are valued, a bound on memory.
 PASS_SIZE = 2**26
-
-
-def present_streams(tokens: Tokens, num_streams: int) -> np.ndarray:
-    """(B, I) bool: which streams an exam has."""
-    count = torch.zeros(len(tokens.present), num_streams, device=tokens.x.device)
-    return (count.index_add(1, tokens.stream, tokens.present.float()) > 0).cpu().numpy()
 
 
 @torch.no_grad()
@@ -37,7 +32,7 @@ def shapley_values(
     v is the task's scores, v(nobody) the training prevalence's. A segmentation's own input takes part always and
     gets no value: its sums start from that input alone; an exam without it has NaN.
     """
-    present = present_streams(tokens, len(schema.streams))
+    present = present_streams(tokens, len(schema.streams)).cpu().numpy()
     found: dict[str, np.ndarray] = {}
     for on in dict.fromkeys(task.on for task in schema.tasks):
         tasks = [task for task in schema.tasks if task.on == on]

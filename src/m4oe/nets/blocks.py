@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
@@ -37,19 +38,35 @@ class Attention(nn.Module):
         return y if present is None else torch.where(present.unsqueeze(-1), y, 0.0)
 
 
+class Gain(nn.Module):
+    """A learned factor for each feature of an update, small at first (LayerScale, Touvron et al. 2021).
+
+    A residual path begins almost as the identity, so that what the encoder has found is learned from before what
+    mixes it: without, rare findings are learned late or never (docs/performance.md).
+    """
+
+    def __init__(self, width: int, start: float = 0.1) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, update: Tensor) -> Tensor:
+        return self.factor * update
+
+
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and a two-layer perceptron, each with a residual path."""
+    """Pre-norm attention and a two-layer perceptron, each with a residual path and a gain."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, ratio: int = 2) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
         self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
+        self.gain1, self.gain2 = Gain(width), Gain(width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop(self.attention(self.norm1(x)))
-        return x + self.drop(self.mlp(self.norm2(x)))
+        x = x + self.gain1(self.drop(self.attention(self.norm1(x))))
+        return x + self.gain2(self.drop(self.mlp(self.norm2(x))))
 
 
 class ConvStem(nn.Module):
@@ -66,12 +83,13 @@ class ConvStem(nn.Module):
         depth, layers = max(steps), []
         for layer in range(depth):
             # A shorter axis is halved in the last layers only, so that all meet at the same grid.
-            stride = tuple(2 if layer >= depth - step else 1 for step in steps)
-            out = max(16, width >> (depth - 1 - layer))
-            layers += [CONV[dims](channels, out, 3, stride, 1), NORM[dims](out, affine=True), nn.GELU()]
-            layers += [CONV[dims](out, out, 3, 1, 1), NORM[dims](out, affine=True), nn.GELU()]
+            halve = tuple(2 if depth - step <= layer else 1 for step in steps)
+            last = layer == depth - 1
+            out = width if last else min(width, max(24, width >> (depth - 2 - layer)))
+            layers += [CONV[dims](channels, out, 3, 1 if last else halve, 1), NORM[dims](out, affine=True), nn.GELU()]
+            layers += [POOL[dims](halve)] if last else []
             channels = out
-        self.layers = nn.Sequential(*layers, CONV[dims](channels, width, 1))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

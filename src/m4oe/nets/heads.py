@@ -47,29 +47,25 @@ class Thresholds(nn.Module):
 
 
 class AdditiveHead(nn.Module):
-    """Attention over tokens times a linear logit of each token, with nothing nonlinear after the sum.
+    """Each input speaks for itself: a gate times a linear logit of what its tokens hold at most and on average.
 
-    A logit is therefore the sum of its inputs' signed parts and the bias. Attention starts equal over present
-    streams, whatever their numbers of tokens.
+    Nothing nonlinear comes after the sum over inputs: a logit *is* the sum of its inputs' signed parts and the bias.
+    The maximum over an input's tokens, feature by feature, is what lets a small finding be learned: under a mean, or
+    attention that starts as one, it drowns among hundreds of tokens (docs/performance.md).
     """
 
     def __init__(self, width: int, start: Sequence[float], order: int, num_streams: int) -> None:
         super().__init__()
         sums = 1 if order else len(start)
         self.num_streams = num_streams
-        self.attend = nn.Linear(width, sums, bias=False)  # a bias would not change the softmax
-        self.value = nn.Linear(width, sums, bias=False)
+        self.gate = nn.Linear(2 * width, sums)
+        self.value = nn.Linear(2 * width, sums, bias=False)
         self.thresholds = Thresholds(start, order)
-        nn.init.zeros_(self.attend.weight)
-        # A finding is small: tokens that say much are heard first, or the mean over hundreds drowns what it teaches.
-        self.sharpness = nn.Parameter(torch.full((sums,), SHARPNESS))
 
     def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
         """z (B, N, D), zero at absent tokens."""
-        value = self.value(z)
-        heard = self.attend(z) + self.sharpness * value - _log_count(tokens, self.num_streams).unsqueeze(-1)
-        parts = _present_softmax(heard, tokens.present) * value
-        evidence = parts.new_zeros(len(z), self.num_streams, parts.shape[-1]).index_add(1, tokens.stream, parts)
+        held = torch.cat(pooled(z, tokens, self.num_streams), -1)
+        evidence = self.gate(held).sigmoid() * self.value(held)
         bias = self.thresholds()
         return Verdict(evidence.sum(1) + bias, evidence.expand(-1, -1, len(bias)), bias)
 
@@ -84,27 +80,31 @@ class PooledHead(nn.Module):
         self.thresholds = Thresholds(start, order)
 
     def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
-        flat = -_log_count(tokens, self.num_streams).unsqueeze(-1)
-        pooled = (_present_softmax(flat, tokens.present) * z).sum(1)
+        here = present_streams(tokens, self.num_streams)
+        mean = pooled(z, tokens, self.num_streams)[1].sum(1) / here.sum(1, keepdim=True).clamp_min(1)
         bias = self.thresholds()
-        return Verdict(self.value(pooled) + bias, None, bias)
+        return Verdict(self.value(mean) + bias, None, bias)
 
 
 HEADS = {"additive": AdditiveHead, "pooled": PooledHead}
 
 
-def _log_count(tokens: Tokens, num_streams: int) -> Tensor:
-    """(B, N): log of how many present tokens the stream of each token has."""
+def present_streams(tokens: Tokens, num_streams: int) -> Tensor:
+    """(B, I) bool: which streams an exam has."""
     count = tokens.present.new_zeros(len(tokens.present), num_streams, dtype=torch.float32)
-    count = count.index_add(1, tokens.stream, tokens.present.float())
-    return count.clamp_min(1).log()[:, tokens.stream]
+    return count.index_add(1, tokens.stream, tokens.present.float()) > 0
 
 
-def _present_softmax(logits: Tensor, present: Tensor) -> Tensor:
-    """Softmax over N of (B, N, A), 0 at absent tokens and everywhere in an exam without any."""
-    here = present.unsqueeze(-1)
-    logits = logits.masked_fill(~here, torch.finfo(logits.dtype).min)
-    return torch.where(here, logits.softmax(1), 0.0)
+def pooled(z: Tensor, tokens: Tokens, num_streams: int) -> tuple[Tensor, Tensor]:
+    """(B, I, D) maximum, and mean, over each stream's tokens, feature by feature; zeros for an absent stream.
+
+    A stream is present with all its tokens or with none, and its tokens stand side by side.
+    """
+    counts = torch.bincount(tokens.stream, minlength=num_streams).tolist()
+    parts = z.split(counts, 1)
+    empty = z.new_zeros(len(z), z.shape[-1])
+    largest = [part.amax(1) if part.shape[1] else empty for part in parts]
+    return torch.stack(largest, 1), torch.stack([part.mean(1) if part.shape[1] else empty for part in parts], 1)
 
 
 class MaskHead(nn.Module):
