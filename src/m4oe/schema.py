@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from m4oe.study import Facts, InputKind, TaskKind
 
 
@@ -54,7 +56,7 @@ class TaskSpec(Facts):
     kind: TaskKind
     classes: tuple[str, ...]
     values: tuple[str | int | float | bool, ...] = ()
-    regions: dict[str, tuple[str, ...]] = {}
+    regions: dict[str, tuple[str, ...]] = Field(default={})
     on: str | None = None
     horizons: tuple[float, ...] = ()
     prior: tuple[float, ...]

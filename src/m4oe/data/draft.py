@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from m4oe.data.draft_folder import guess_folder
 from m4oe.data.draft_table import guess_table
 from m4oe.data.guess import Guess, render
@@ -47,6 +49,24 @@ def draft_study(path: Path | str, out: Path | None = None) -> Draft:
     if out is not None:
         _move(guess, path if path.is_dir() else path.parent, out.parent, table is None)
     return Draft(render(guess), table, guess.notes)
+
+
+def write_draft(path: Path, out: Path) -> list[str]:
+    """Writes the draft of a study for `path` as `out`, its table beside it where there is none yet; returns the notes.
+
+    Raises UserError where `out`, or a table that would stand beside it, is there already.
+    """
+    draft = draft_study(path, out)
+    files = {out: draft.study_yaml}
+    if draft.table_csv is not None:
+        files[out.parent / yaml.safe_load(draft.study_yaml)["table"]] = draft.table_csv
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file}: exists already; give another study file with -o")
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return draft.notes
 
 
 def _move(guess: Guess, home: Path, to: Path, with_table: bool) -> None:

@@ -38,41 +38,26 @@ class Attention(nn.Module):
         return y if present is None else torch.where(present.unsqueeze(-1), y, 0.0)
 
 
-class Gain(nn.Module):
-    """A learned factor for each feature of an update, small at first (LayerScale, Touvron et al. 2021).
-
-    A residual path begins almost as the identity, so that what the encoder has found is learned from before what
-    mixes it: without, rare findings are learned late or never (docs/performance.md).
-    """
-
-    def __init__(self, width: int, start: float = 0.1) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.full((width,), start))
-
-    def forward(self, update: Tensor) -> Tensor:
-        return self.factor * update
-
-
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and a two-layer perceptron, each with a residual path and a gain."""
+    """Pre-norm attention and a two-layer perceptron, each with a residual path."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, ratio: int = 2) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
         self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
-        self.gain1, self.gain2 = Gain(width), Gain(width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.gain1(self.drop(self.attention(self.norm1(x))))
-        return x + self.gain2(self.drop(self.mlp(self.norm2(x))))
+        x = x + self.drop(self.attention(self.norm1(x)))
+        return x + self.drop(self.mlp(self.norm2(x)))
 
 
 class ConvStem(nn.Module):
-    """Strided 3x3 convolutions with instance normalisation: (P, C, *size) -> (P, D, *size / patch).
+    """3x3 convolutions with instance normalisation, strided, a maximum at the end: (P, C, *size) -> (P, D, *size / patch).
 
-    Instance normalisation is what lets small findings be learned from few exams (docs/performance.md).
+    Instance normalisation, after the last convolution too, is what lets small findings be learned from few exams: a
+    rare strong response stands out of its picture (docs/performance.md).
     """
 
     def __init__(self, channels: int, width: int, patch: Sequence[int]) -> None:
@@ -80,16 +65,17 @@ class ConvStem(nn.Module):
         dims, steps = len(patch), [round(math.log2(side)) for side in patch]
         if any(2**step != side for step, side in zip(steps, patch)):
             raise ValueError(f"a patch is a power of two in every direction, not {list(patch)}")
-        depth, layers = max(steps), []
-        for layer in range(depth):
+        # The last halvings are a maximum: what is found on the finer grid is found in the token.
+        pooled = [min(step, 2 if max(steps) > 3 else 1) for step in steps]
+        strided = [step - pool for step, pool in zip(steps, pooled)]
+        layers = []
+        for left in range(max(strided), -1, -1):
             # A shorter axis is halved in the last layers only, so that all meet at the same grid.
-            halve = tuple(2 if depth - step <= layer else 1 for step in steps)
-            last = layer == depth - 1
-            out = width if last else min(width, max(24, width >> (depth - 2 - layer)))
-            layers += [CONV[dims](channels, out, 3, 1 if last else halve, 1), NORM[dims](out, affine=True), nn.GELU()]
-            layers += [POOL[dims](halve)] if last else []
+            stride = tuple(2 if left and left <= step else 1 for step in strided)
+            out = min(width, max(24, width >> max(0, left)))
+            layers += [CONV[dims](channels, out, 3, stride, 1), NORM[dims](out, affine=True), nn.GELU()]
             channels = out
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, POOL[dims](tuple(2**pool for pool in pooled)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

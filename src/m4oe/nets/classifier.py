@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from m4oe.batch import Batch, Prediction, Routing, Rows, Tokens
 from m4oe.moe import MSoE, MToE
-from m4oe.nets.blocks import Attention, Gain
+from m4oe.nets.blocks import Attention
 from m4oe.nets.heads import MaskHead
 
 
@@ -39,7 +39,6 @@ class SpecificPath(nn.Module):
         self.mixtures = nn.ModuleList(MSoE(width, **experts) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth if heads else 0))
         self.attentions = nn.ModuleList(Attention(width, heads) for _ in range(depth if heads else 0))
-        self.gains = nn.ModuleList(Gain(width) for _ in range(depth))
 
     def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Routing]:
         """x (B, n, D), zero at absent tokens; the last layer's routing."""
@@ -47,7 +46,7 @@ class SpecificPath(nn.Module):
             if self.attentions:
                 x = x + self.attentions[layer](self.norms[layer](x), present)
             update, routing = mixture(x, present)
-            x = x + self.gains[layer](update)
+            x = x + update
         return x, routing
 
 
@@ -57,14 +56,13 @@ class Fusion(nn.Module):
     def __init__(self, width: int, mixtures: Sequence[MSoE], head: nn.Module) -> None:
         super().__init__()
         self.mixtures = nn.ModuleList(mixtures)
-        self.gains = nn.ModuleList(Gain(width) for _ in range(1 + len(mixtures)))
         self.head = head
 
     def tokens(self, own: Tensor, stream: Tensor | None, present: Tensor) -> Tensor:
         """MSoE's tokens (B, N, D) joined with the task's stream from MToE; zero at absent tokens."""
-        z = own if stream is None else own + self.gains[0](stream)
-        for gain, mixture in zip(self.gains[1:], self.mixtures):
-            z = z + gain(mixture(z, present)[0])
+        z = own if stream is None else own + stream
+        for mixture in self.mixtures:
+            z = z + mixture(z, present)[0]
         return z
 
 

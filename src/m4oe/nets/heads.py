@@ -5,6 +5,7 @@ Axes: B exams · N tokens · D width · I streams · C logits · A what is summe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,9 +15,6 @@ from torch.nn import functional as F
 
 from m4oe.batch import Tokens
 from m4oe.nets.blocks import CONV, NORM
-
-
-import os
 
 SHARPNESS = float(os.environ.get("SH", "2.0"))
 
