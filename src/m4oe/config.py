@@ -23,14 +23,14 @@ class Encoder(Facts):
     image: str = "vit"
     volume: str = "vit3d"
     vector: str = "variables"
-    patch: int = Field(default=8, ge=2)
+    patch: int = Field(default=16, ge=2)
     volume_patch: tuple[int, int, int] = (4, 8, 8)
-    depth: int = Field(default=2, ge=0)
+    depth: int = Field(default=0, ge=0)
     heads: int = Field(default=4, ge=1)
-    histogram: int = Field(default=0, ge=0, description="bins of an extra token that holds the intensity distribution")
+    histogram: int = Field(default=32, ge=0, description="bins of an extra token that holds the intensity distribution")
     share: Literal["modality", "input"] = "modality"
     pretrained: bool = False
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Specific(Facts):
@@ -100,10 +100,10 @@ class Train(Facts):
     """Training. `max_minutes` is a wall-clock budget that ends cleanly, with the learning rate decayed by then."""
 
     seed: int = Field(default=0, ge=0)
-    max_epochs: int = Field(default=60, ge=1)
+    max_epochs: int = Field(default=40, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the training")
     clip: float = Field(default=1.0, gt=0)
@@ -138,12 +138,12 @@ PRESETS: Mapping[str, dict[str, Any]] = {
             "width": 256,
             "image_size": (224, 224),
             "volume_size": (32, 96, 96),
-            "encoder": {"patch": 16, "depth": 6, "heads": 8},
+            "encoder": {"depth": 6, "heads": 8, "dropout": 0.1},
             "specific": {"depth": 1, "num_experts": 16, "hidden": 512},
             "shared": {"num_experts": 32, "hidden": 512},
             "fusion": {"depth": 1, "num_experts": 8, "hidden": 512},
         },
-        "train": {"max_epochs": 100, "learning_rate": 3e-4, "patience": 20},
+        "train": {"max_epochs": 100, "batch_size": 32, "learning_rate": 3e-4, "patience": 20},
     },
     "paper": {
         "model": {
@@ -155,14 +155,13 @@ PRESETS: Mapping[str, dict[str, Any]] = {
                 "pretrained": True,
                 "depth": 12,
                 "heads": 12,
-                "patch": 16,
                 "share": "input",
             },
             "specific": {"depth": 2, "num_experts": 32, "hidden": 3072, "attention": True},
             "shared": {"num_experts": 128, "hidden": 3072},
             "fusion": {"depth": 2, "num_experts": 16, "hidden": 3072},
         },
-        "train": {"max_epochs": 100, "learning_rate": 5e-5, "weight_decay": 5e-5},
+        "train": {"max_epochs": 100, "batch_size": 32, "learning_rate": 5e-5, "weight_decay": 5e-5},
     },
 }
 
