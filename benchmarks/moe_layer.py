@@ -25,8 +25,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import twins
-from m4oe.batch import Tokens
-from m4oe.moe import MToE
+from m4oe.batch import Batch, Routing, Rows, Tokens
+from m4oe.config import load_config
+from m4oe.moe import MSoE, MToE
+from m4oe.nets.build import build_model
+from m4oe.schema import Schema, Stream, TaskSpec
+from m4oe.train.objective import Objective
 
 BATCH, TOKENS, MODALITIES, WIDTH, HIDDEN, EXPERTS, TASKS = 8, 788, 4, 768, 3072, 128, 3
 THREADS = 2
@@ -44,6 +48,7 @@ def main() -> None:
         print(_peak_memory(*options.memory_of))
     else:
         layer_table(options.repeats)
+        step_table(options.repeats)
 
 
 def layer_table(repeats: int) -> None:
@@ -62,9 +67,71 @@ def layer_table(repeats: int) -> None:
             print(f"| {name} | {variant} | {cells} | {flops / time / products:.0%} | {moved / time / reads:.0%} |")
 
 
-def step_table() -> None:
-    """Print the table of a full `tiny` training step against the same network with naive layers."""
-    raise NotImplementedError
+def step_table(repeats: int) -> None:
+    """Print the table of a full training step of the default network, four pictures and variables, against the same
+    network whose mixtures are naive loops."""
+    steps = {"ours": training_step(naive=False), "naive twin": training_step(naive=True)}
+    seconds = interleaved(steps, repeats)
+    print("\n| training step, 16 exams | seconds | time / ours |\n|---|---|---|")
+    for name, time in seconds.items():
+        print(f"| {name} | {time:.2f} | {time / seconds['ours']:.1f} |")
+
+
+def training_step(naive: bool) -> Step:
+    torch.manual_seed(0)
+    network, batch = build_model(load_config().model, SCREENING), screening_batch()
+    if naive:
+        network.shared = NaiveMToE(network.shared)
+        for path in network.specific:
+            path.mixtures = torch.nn.ModuleList(NaiveMSoE(mixture) for mixture in path.mixtures)
+    objective, optimiser = Objective(SCREENING.tasks), torch.optim.AdamW(network.parameters())
+
+    def run() -> None:
+        optimiser.zero_grad()
+        objective(network(batch), batch).total.backward()
+        optimiser.step()
+
+    return run
+
+
+class NaiveMSoE(torch.nn.Module):
+    def __init__(self, layer: MSoE) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Routing]:
+        y = twins.msoe(self.layer, x, present)
+        return y, Routing(None, y)
+
+
+class NaiveMToE(torch.nn.Module):
+    def __init__(self, layer: MToE) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, tokens: Tokens, num_modalities: int) -> tuple[Tensor, Routing]:
+        y = twins.mtoe(self.layer, tokens)
+        return y, Routing(None, y)
+
+
+def _picture(name: str, modality: str) -> Stream:
+    return Stream(name=name, input=name, modality=modality, kind="mammogram", form="image", channels=1, size=(64, 64))
+
+
+SCREENING = Schema(
+    streams=(
+        *(_picture(f"ffdm_{view}", "ffdm") for view in ("cc", "mlo")),
+        *(_picture(f"syn_{view}", "synthetic2d") for view in ("cc", "mlo")),
+        Stream(name="age", input="age", modality="clinical", kind="table", form="vector", channels=2),
+    ),
+    tasks=tuple(TaskSpec(name=name, kind="binary", classes=("0", "1"), prior=(0.5,), weights=(1, 1)) for name in "abc"),
+)
+
+
+def screening_batch(size: int = 16) -> Batch:
+    everyone = torch.arange(size)
+    inputs = {s.name: Rows(torch.randn(size, s.channels, *s.size), everyone) for s in SCREENING.streams}
+    return Batch(("exam",) * size, inputs, {task.name: Rows(everyone % 2, everyone) for task in SCREENING.tasks})
 
 
 def fresh() -> tuple[MToE, Tokens]:

@@ -63,8 +63,9 @@ class Objective(nn.Module):
             exams[task.name] = (loss.detach(), self._where(prediction, batch, task.name))
             parts[task.name] = loss.mean()
             total = total + self._weighted(number, task.name, parts[task.name])
-        if "shared" in prediction.routing:
-            information = conditional_mutual_information(prediction.routing["shared"].joint, cap=self.cmi_cap)
+        shared = prediction.routing.get("shared")
+        if shared is not None and shared.joint is not None:
+            information = conditional_mutual_information(shared.joint, cap=self.cmi_cap)
             parts["cmi"] = information
             if self.cmi_weight:
                 total = total - self.cmi_weight * information
