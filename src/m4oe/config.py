@@ -100,7 +100,7 @@ class Train(Facts):
     """Training. `max_minutes` is a wall-clock budget that ends cleanly, with the learning rate decayed by then."""
 
     seed: int = Field(default=0, ge=0)
-    max_epochs: int = Field(default=40, ge=1)
+    max_epochs: int = Field(default=30, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
@@ -109,6 +109,7 @@ class Train(Facts):
     clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: int | None = Field(default=None, ge=1, description="epochs without a better validation score")
+    keep: Literal["best", "last"] = Field(default="best", description="epoch; few validation exams choose badly")
     augment: float = Field(default=1.0, ge=0, description="strength; 0 is off")
     modality_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that training leaves an input out")
     task_weights: Literal["fixed", "learned"] | dict[str, float] = "fixed"

@@ -1,4 +1,4 @@
-"""A phase is: build, load, freeze, fit. A training is a list of phases; each starts from the last one's best."""
+"""A phase is: build, load, freeze, fit. A training is a list of phases; each starts from what the last one kept."""
 
 from __future__ import annotations
 
@@ -131,8 +131,9 @@ def _fit_phase(
         )
         last = _last_checkpoint(out, phase)
         trainer.fit(training, datamodule=Loaders(fold, config, device), ckpt_path=last, weights_only=True)
-    state = torch.load(best.best_model_path or out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    if train.keep == "best" and best.best_model_path:
+        state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
     return network.cpu()
 
 
