@@ -13,6 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from hypothesis import settings
 
+from small_runs import trained
+
 settings.register_profile("steady", deadline=None, derandomize=True)  # a shared machine is slow at times, never random
 settings.load_profile("steady")
 
@@ -36,3 +38,31 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def breast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """study.yaml of a small breast cohort, that no test changes."""
+    from m4oe.data.phantoms import write_breast
+
+    return write_breast(tmp_path_factory.mktemp("breast"), exams=60, seed=3, size=32)
+
+
+@pytest.fixture(scope="session")
+def retina(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """study.yaml of a small retina cohort, with masks, that no test changes."""
+    from m4oe.data.phantoms import write_retina
+
+    return write_retina(tmp_path_factory.mktemp("retina"), exams=24, seed=3, size=32)
+
+
+@pytest.fixture(scope="session")
+def breast_run(breast: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on that cohort, that no test changes."""
+    return trained([breast], tmp_path_factory.mktemp("runs") / "breast")
+
+
+@pytest.fixture(scope="session")
+def retina_run(retina: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on that cohort, that no test changes."""
+    return trained([retina], tmp_path_factory.mktemp("runs") / "retina")

@@ -44,7 +44,10 @@ AGE, SEX = Variable(column="age", mean=50.0, sd=10.0), Variable(column="sex", ca
 SCAN = {"input": "scan", "kind": "mr", "form": "volume", "channels": 1, "size": (4, 16, 16)}
 SCHEMA = Schema(
     streams=(
-        Stream(name="view", input="view", modality="film", kind="mammogram", form="image", channels=1, size=(32, 32)),
+        Stream(
+            name="view", input="view", modality="film", kind="mammogram", form="image", channels=1, size=(32, 32),
+            laterality="told",
+        ),
         Stream(name="scan@t1", modality="t1", **SCAN),
         Stream(name="scan@t2", modality="t2", **SCAN),
         Stream(
@@ -297,9 +300,9 @@ def test_an_exam_from_python_equals_that_of_the_table(folder):
 
 
 def test_an_exam_from_python_may_be_arrays_and_lists(folder):
-    sample = exam_sample({"view": breast(False)}, SCHEMA)
+    sample = exam_sample({"view": breast(False)}, SCHEMA, {"view": "left"})
     assert torch.equal(sample.inputs["view"], dataset(folder, "a")[0].inputs["view"])
-    listed = exam_sample({"view": [str(folder / "a.png")]}, SCHEMA)
+    listed = exam_sample({"view": [str(folder / "a.png")]}, SCHEMA, {"view": "left"})
     assert torch.equal(sample.inputs["view"], listed.inputs["view"])
 
 
@@ -310,7 +313,8 @@ def test_an_exam_from_python_may_be_arrays_and_lists(folder):
         ({"scan": "a.nii"}, "several modalities; name one: scan@t1, scan@t2"),
         ({"history": {"agee": 3}}, "did you mean 'age'"),
         ({"history": 61}, "is a mapping of age, sex"),
-        ({"view": "nowhere.png"}, "nowhere.png: no such file"),
+        ({"view": np.eye(8)}, "input 'view': which side is it"),
+        ({"scan@t1": "nowhere.nii"}, "nowhere.nii: no such file"),
         ({}, "one input at least"),
     ],
 )

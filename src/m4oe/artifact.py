@@ -47,13 +47,8 @@ def write_text(path: Path, text: str) -> None:
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:
     """Writes the model folder; an older model in it is replaced only by whole files."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in artifact.network.state_dict().items()}
-    beside = folder / ".model.safetensors.part"
-    save_file(state, beside, metadata={"format": "pt"})
-    beside.replace(folder / "model.safetensors")
+    save_weights(artifact.network, folder / "model.safetensors")
     facts = {
         "format": FORMAT,
         "m4oe": __version__,
@@ -64,6 +59,16 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
     }
     write_text(folder / "config.json", json.dumps(facts, indent=1))
     write_text(folder / "README.md", card(artifact))
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Writes the weights beside, then renames."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    beside = path.with_name(f".{path.name}.part")
+    save_file(state, beside, metadata={"format": "pt"})
+    beside.replace(path)
 
 
 def load_artifact(folder: Path) -> Artifact:
@@ -82,7 +87,7 @@ def load_artifact(folder: Path) -> Artifact:
     # Weights come from the file: nothing is fetched to build the network that takes them.
     offline = model.model_copy(update={"encoder": model.encoder.model_copy(update={"pretrained": False})})
     network = build_model(offline, schema)
-    _load_weights(network, folder / "model.safetensors")
+    load_weights(network, folder / "model.safetensors")
     return Artifact(network.eval(), model, schema, facts.get("scores", {}), facts.get("withheld", {}))
 
 
@@ -99,7 +104,8 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Loads the weights in `path`, strictly. Raises UserError where they are missing, damaged or another network's."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -143,7 +149,8 @@ def card(artifact: Artifact) -> str:
 
 
 def _scored(artifact: Artifact, task: str) -> str:
-    score = artifact.scores.get(task, {})
-    shown = [f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in score.items() if "low" in m]
+    scores = artifact.scores.get(task, {})
+    surely = {name: score for name, score in scores.items() if score["low"] is not None}
+    shown = [f"{name} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for name, m in surely.items()]
     withheld = f"; contributions withheld: {artifact.withheld[task]}" if task in artifact.withheld else ""
     return f"; validation {', '.join(shown[:2])}{withheld}" if shown else withheld

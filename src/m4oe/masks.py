@@ -42,16 +42,24 @@ def true_mask(cohort: Cohort, mask: Mask) -> np.ndarray | None:
     return None if path is None else read_mask(path, cohort.study.tasks[mask.task].class_values)
 
 
-def write_mask(mask: Mask, folder: Path, task: TaskSpec) -> Path:
-    """Writes EXAM__TASK.png, or .nii.gz with the input's affine, holding the study's own mask values."""
+def write_mask(mask: Mask, folder: Path, task: TaskSpec, *, of_study: bool = False) -> Path:
+    """Writes EXAM__TASK.png, or .nii.gz with the input's affine, holding the study's own mask values.
+
+    of_study: STUDY__EXAM__TASK, where several studies may hold exams of one name.
+    """
     values = np.asarray([int(value) for value in task.values] or range(len(task.classes)))
     kind = np.uint8 if values.max() <= 255 else np.uint16
     labels = mask.geometry.to_file(values.astype(kind)[mask.labels])
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{file_name(mask.exam)}__{mask.task}"
+    stem = mask_name(mask.study if of_study else None, mask.exam, mask.task)
     return (
         _write_image(labels, folder / f"{stem}.png") if labels.ndim == 2 else _write_volume(labels, mask, folder, stem)
     )
+
+
+def mask_name(study: str | None, exam: str, task: str) -> str:
+    """The name of a mask's file, without its suffix."""
+    return "__".join([*([file_name(study)] if study else []), file_name(exam), task])
 
 
 def file_name(exam: str) -> str:

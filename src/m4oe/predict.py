@@ -63,13 +63,16 @@ class Predictor:
         self.device = torch.device(device)
         self.network = artifact.network.to(self.device).eval()
 
-    def predict(self, inputs: Mapping[str, Any], *, explain: bool = True) -> Answer:
+    def predict(
+        self, inputs: Mapping[str, Any], *, sides: Mapping[str, str] | None = None, explain: bool = True
+    ) -> Answer:
         """The answer for one exam, e.g. predict({"left_mlo": "a.png", "history": {"age": 61}}).
 
-        A picture is a path, a list of paths (channels) or an array; what is left out is absent.
-        Raises UserError for an unknown input and for a file that cannot be read.
+        A picture is a path, a list of paths (channels) or an array; what is left out is absent. sides {input: "left"
+        or "right"}: needed for inputs that have a laterality in the study.
+        Raises UserError for an unknown input, for a side that is not told and for a file that cannot be read.
         """
-        part = self.part([exam_sample(inputs, self.schema)], explain=explain)
+        part = self.part([exam_sample(inputs, self.schema, sides)], explain=explain)
         probabilities: dict[str, dict[str, float]] = {}
         for row in part.predictions.dropna(subset="probability").itertuples():
             probabilities.setdefault(row.task, {})[row[8]] = float(row.probability)

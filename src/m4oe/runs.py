@@ -250,7 +250,9 @@ def _predicted(predictor: Predictor, dataset: ExamDataset, size: int, masks: Pat
     parts, written = [], []
     for part in predictor.stream(dataset, batch_size=size, explain=masks is not None):
         if masks is not None:
-            written += [write_mask(mask, masks, predictor.schema.task(mask.task)) for mask in part.masks]
+            several = len(dataset.cohorts) > 1
+            tasks = predictor.schema.task
+            written += [write_mask(mask, masks, tasks(mask.task), of_study=several) for mask in part.masks]
         parts.append(Part(**{**part.__dict__, "masks": ()}))
     failed = {exam: reason for part in parts for exam, reason in part.failed.items()}
     joints = [part.joint for part in parts if part.joint is not None]

@@ -30,7 +30,8 @@ class Stream(Facts):
     """An input of one modality: the unit that a network encodes.
 
     name: the input's name, or "input@modality" where an input's modality differs from row to row ·
-    form: image (C, H, W), volume (C, D, H, W) or vector (V,) · size: pixels to which a picture is brought.
+    form: image (C, H, W), volume (C, D, H, W) or vector (V,) · size: pixels to which a picture is brought ·
+    laterality: pictures of right sides are mirrored; "told": the side must be told with each picture.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Stream(Facts):
     channels: int
     size: tuple[int, ...] = ()
     variables: tuple[Variable, ...] = ()
+    laterality: Literal["left", "right", "told"] | None = None
 
 
 class TaskSpec(Facts):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from m4oe.data.prevalence import pixel_prevalence, prevalence
-from m4oe.data.table import Cohort
+from m4oe.data.table import SIDES, Cohort
 from m4oe.data.variables import encode_variables, fit_variable
 from m4oe.errors import UserError
 from m4oe.schema import Schema, Stream, TaskSpec, Variable
@@ -61,12 +61,16 @@ def _found_streams(cohorts: Sequence[Cohort]) -> list[_Found]:
         for name, source in cohort.study.inputs.items():
             for modality in sorted(set(cohort.modalities[name][cohort.present(name)])):
                 other, first = pairs.setdefault((name, modality), (cohort, source))
-                _agree(name, [(other, (first.kind, first.columns)), (cohort, (source.kind, source.columns))], "input")
+                _agree(name, [(other, _of_input(first)), (cohort, _of_input(source))], "input")
     times = pd.Series([name for name, _ in pairs]).value_counts()
     return [
         _Found(name, modality, source, name if times[name] == 1 else f"{name}@{modality}")
         for (name, modality), (_, source) in pairs.items()
     ]
+
+
+def _of_input(source: Input) -> tuple[object, ...]:
+    return source.kind, source.columns, "with laterality" if source.laterality else "without laterality"
 
 
 def _agree(name: str, said: Sequence[tuple[Cohort, object]], what: str) -> None:
@@ -88,7 +92,14 @@ def _stream(
     from m4oe.data.readers import form_of  # readers load the libraries of their formats
 
     form, channels = form_of(_first_paths(found, [*training, *cohorts]), found.source.kind)
-    return Stream(**facts, form=form, channels=channels, size=sizes[form])
+    return Stream(**facts, form=form, channels=channels, size=sizes[form], laterality=_laterality(found.input, cohorts))
+
+
+def _laterality(name: str, cohorts: Sequence[Cohort]) -> str | None:
+    """The one side that an input always shows, "told" where it differs from picture to picture."""
+    said = {cohort.study.inputs[name].laterality for cohort in cohorts if name in cohort.study.inputs}
+    sides = {word and SIDES.get(word.lower(), "told") for word in said}
+    return sides.pop() if len(sides) == 1 else "told"
 
 
 def _first_paths(found: _Found, cohorts: Sequence[Cohort]) -> tuple[str, ...]:

@@ -108,14 +108,16 @@ def exam_sample(inputs: Mapping[str, Any], schema: Schema, sides: Mapping[str, s
     A picture is a path, a list of paths (channels) or an array; plain variables are a mapping, of which any may be
     left out. An input whose modality differs from exam to exam is named with it: "scan@t1". sides: {input: "left" or
     "right"} of pictures for which the study has a laterality.
-    Raises UserError for an unknown name, and for what cannot be read.
+    Raises UserError for an unknown name, for a side that is not told, and for what cannot be read.
     """
     found = {_stream(name, schema): value for name, value in inputs.items()}
+    for name in (sides or {}).keys() - {name for stream in found for name in (stream.name, stream.input)}:
+        raise unknown("input in sides", name, inputs)
     if not found:
         raise UserError("an exam needs one input at least")
     vectors = {s.name: _given_vector(s, value) for s, value in found.items() if s.form == "vector"}
     pictures = {
-        s.name: fitted(_given_picture(s, value), s, mirrored=(sides or {}).get(s.input) == "right")
+        s.name: fitted(_given_picture(s, value), s, mirrored=_is_right(s, sides or {}))
         for s, value in found.items()
         if s.form != "vector"
     }
@@ -136,6 +138,15 @@ def _stream(name: str, schema: Schema) -> Stream:
     if of_input := schema.streams_of(name):
         raise UserError(f"input {name!r} is of several modalities; name one: {', '.join(s.name for s in of_input)}")
     raise unknown("input", name, streams)
+
+
+def _is_right(stream: Stream, sides: Mapping[str, str]) -> bool:
+    if stream.laterality != "told":
+        return stream.laterality == "right"
+    side = sides.get(stream.name, sides.get(stream.input))
+    if side not in ("left", "right"):
+        raise UserError(f"input {stream.name!r}: which side is it? sides={{{stream.name!r}: 'left'}}, or 'right'")
+    return side == "right"
 
 
 def _given_picture(stream: Stream, value: Any) -> Picture:

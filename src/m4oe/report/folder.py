@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from m4oe.errors import UserError
+from m4oe.masks import mask_name
 from m4oe.schema import Schema, Stream, TaskSpec
 from m4oe.study import Study, Task, load_study
 
@@ -84,10 +85,10 @@ class RunFolder:
         return next((count for folder in self._places("model") if (count := _count_parameters(folder))), None)
 
     def mask(self, study: str, exam: str, task: str) -> Path | None:
-        """The predicted mask of an exam. Names are compared, never joined to a path: they come from the user."""
-        wanted = (f"{exam}__{task}.", f"{study}__{exam}__{task}.")
-        files = (file for folder in self._places("masks") if folder.is_dir() for file in sorted(folder.iterdir()))
-        return next((file for file in files if file.name.startswith(wanted)), None)
+        """The predicted mask of an exam."""
+        names = [f"{mask_name(of, exam, task)}{end}" for of in (study, None) for end in (".png", ".nii.gz")]
+        files = (folder / name for folder in self._places("masks") for name in names)
+        return next((file for file in files if file.is_file()), None)
 
     def _places(self, name: str) -> list[Path]:
         return [folder / name for folder in places(self.path)]

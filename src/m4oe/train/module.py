@@ -111,7 +111,11 @@ class Training(pl.LightningModule):
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["phase"] = self.phase
+        checkpoint |= {"phase": self.phase, "elapsed": self.schedule.elapsed()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Minutes that an interrupted training has spent are spent."""
+        self.schedule.started = time.monotonic() - checkpoint["elapsed"]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -132,20 +136,18 @@ class Training(pl.LightningModule):
 def drop_inputs(batch: Batch, chance: float, seed: int, epoch: int) -> Batch:
     """The batch with each input of each exam left out with `chance`, never an exam's last one.
 
-    The choice depends on (seed, epoch, exam) alone.
+    The choice depends on (seed, epoch, exam, input) alone, not on what else is in the batch.
     """
     if not chance:
         return batch
-    here = np.stack([np.isin(np.arange(len(batch)), rows.index.cpu().numpy()) for rows in batch.inputs.values()], 1)
-    for number, exam in enumerate(batch.exams):
-        rng = np.random.default_rng([seed, epoch, zlib.crc32(exam.encode())])
-        keep = here[number] & (rng.random(here.shape[1]) >= chance)
-        if keep.any():
-            here[number] = keep
-        elif here[number].any():
-            here[number] = np.arange(here.shape[1]) == rng.choice(np.flatnonzero(here[number]))
+    draws = np.full((len(batch), len(batch.inputs)), -1.0)
+    for column, (name, rows) in enumerate(batch.inputs.items()):
+        for exam in rows.index.tolist():
+            keys = [seed, epoch, zlib.crc32(batch.exams[exam].encode()), zlib.crc32(name.encode())]
+            draws[exam, column] = np.random.default_rng(keys).random()
+    stay = (draws >= chance) | ((draws == draws.max(1, keepdims=True)) & (draws >= 0))
     kept = {}
-    for (name, rows), column in zip(batch.inputs.items(), here.T):
+    for (name, rows), column in zip(batch.inputs.items(), stay.T):
         stays = torch.from_numpy(column).to(rows.index.device)[rows.index]
         if stays.any():
             kept[name] = Rows(rows.values[stays], rows.index[stays])

@@ -16,10 +16,10 @@ import lightning.pytorch as pl
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
+from m4oe.artifact import load_weights, save_weights, write_text
 from m4oe.config import Config, Phase
 from m4oe.data.dataset import ExamDataset, collate
 from m4oe.data.table import Cohort
@@ -52,13 +52,13 @@ def fit(fold: Fold, config: Config, out: Path, device: torch.device, *, progress
         torch.manual_seed(config.train.seed)
         network = build_model(config.model, fold.schema)
         if finished.is_file():
-            network.load_state_dict(load_file(finished))
+            load_weights(network, finished)
             continue
         if previous is not None:
             load_previous(network, previous, phase)
         freeze(network, phase)
         network = _fit_phase(network, phase, fold, config, out, device, progress)
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, finished)
+        save_weights(network, finished)
     assert network is not None
     return network.eval()
 
@@ -108,7 +108,13 @@ def _fit_phase(
         modality_dropout=train.modality_dropout,
     )
     best = ModelCheckpoint(
-        out / "checkpoints", "best", monitor="score", mode="max", save_last=True, enable_version_counter=False
+        out / "checkpoints",
+        "best",
+        monitor="score",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,  # after the diary's line of the epoch: what goes on from here writes the next
     )
     callbacks: list[Any] = [best, Diary(out / "log.jsonl"), *([RichProgressBar(leave=False)] if progress else [])]
     if train.patience:
@@ -190,6 +196,14 @@ class Diary(pl.Callback):
 
     def __init__(self, path: Path) -> None:
         self.path, self.began = path, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, training: Training) -> None:
+        """Forgets the lines of epochs that are done again, because their checkpoint was not written in time."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            told = ((line, json.loads(line)) for line in lines if line.endswith("\n"))
+            again = trainer.current_epoch
+            write_text(self.path, "".join(s for s, d in told if d["phase"] != training.phase or d["epoch"] < again))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, training: pl.LightningModule) -> None:
         self.began = time.monotonic()

@@ -24,7 +24,7 @@ def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: 
     identity |= {f"study {study.name}": _study_digest(study) for study in studies}
     known = out / "environment.json"
     if known.is_file():
-        _refuse_another(out, json.loads(known.read_text()).get("identity", {}), identity, config)
+        _refuse_another(out, _identity_in(known), identity, config)
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: the folder is not empty and holds no m4oe run; give another with -o")
@@ -33,6 +33,13 @@ def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: 
     for study in studies:
         write_text(out / "studies" / f"{study.name}.yaml", absolute_study(study))
     write_text(known, json.dumps({**environment, "identity": identity}, indent=1))
+
+
+def _identity_in(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged: it does not say which run this is; restore it, or train anew") from None
 
 
 def absolute_study(study: Study) -> str:
