@@ -196,7 +196,7 @@ def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
     """Dotted names of all keys, e.g. "model.shared.num_experts"."""
     keys = []
     for name, info in model.model_fields.items():
-        inner = info.annotation
+        inner: Any = info.annotation
         nested = isinstance(inner, type) and issubclass(inner, BaseModel)
         keys += config_keys(inner, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
     return keys

@@ -97,13 +97,21 @@ class Wrapped(nn.Module):
         self.module, self.repeat = module, channels if spec.channels == 1 else 1
         if spec.channels not in (1, channels):
             raise UserError(f"the encoder takes {channels} channels, but an input has {spec.channels}")
-        with torch.no_grad():
-            tokens, self.grid = self._tokens(torch.zeros(1, spec.channels, *spec.size))
+        tokens, self.grid = self._tried(spec)
         self.tokens, found = tokens.shape[1:]
         self.project = nn.Identity() if found == spec.width else nn.Linear(found, spec.width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self._tokens(x)[0])
+
+    @torch.no_grad()
+    def _tried(self, spec: EncoderSpec) -> tuple[Tensor, tuple[int, ...]]:
+        """Its tokens of an empty picture. Raises UserError where it does not take pictures of this size."""
+        try:
+            return self._tokens(torch.zeros(1, spec.channels, *spec.size))
+        except (RuntimeError, ValueError) as error:
+            size = " x ".join(map(str, spec.size))
+            raise UserError(f"the encoder does not take pictures of {size}: {error}; change model.image_size") from None
 
     def _tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """(P, n, D') and the grid of its last tokens."""

@@ -1,0 +1,65 @@
+"""Configs: defaults, presets, overrides, and what a typo is answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from m4oe.config import PRESETS, config_keys, dump_config, load_config
+from m4oe.errors import UserError
+
+
+def test_the_paper_preset_is_the_papers():
+    model = load_config(overrides=["model.preset=paper"]).model
+    assert (model.shared.num_experts, model.specific.num_experts) == (128, 32)
+    assert model.encoder.image == "hf:google/vit-base-patch16-224-in21k" and model.image_size == (224, 224)
+    assert set(PRESETS) == {"tiny", "base", "paper"}
+
+
+def test_an_override_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("model: {preset: base, width: 128, shared: {num_experts: 4}}\n")
+    model = load_config(path, ["model.shared.hidden=99"]).model
+    assert (model.width, model.shared.num_experts, model.shared.hidden) == (128, 4, 99)
+    assert model.encoder.depth == PRESETS["base"]["model"]["encoder"]["depth"]
+
+
+def test_a_resolved_config_reads_as_itself(tmp_path):
+    config = load_config(overrides=["model.preset=base", "train.seed=7"])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+TYPOS = {
+    "model.share.num_experts=3": r"no 'model\.share\.num_experts'.*did you mean 'model\.shared\.num_experts'",
+    "train.max_epochs=many": r"train\.max_epochs = 'many'",
+    "train.seed=-1": r"train\.seed = -1.*greater than or equal to 0",
+    "train.seed": r"path=value",
+    "model.preset=huge": r"unknown preset 'huge'.*base, paper, tiny",
+    "model.width=66": r"width 66 is no multiple of encoder\.heads",
+    "model.image_size=[60, 64]": r"image_size \[60, 64\] is no multiple of encoder\.patch",
+    "model.encoder.share=all": r"model\.encoder\.share = 'all'",
+}
+
+
+@pytest.mark.parametrize("text", TYPOS)
+def test_a_typo_is_answered_with_path_value_and_nearest_name(text):
+    with pytest.raises(UserError, match=TYPOS[text]):
+        load_config(overrides=[text])
+
+
+def test_an_unknown_key_in_a_file_is_answered_with_the_nearest(tmp_path):
+    (tmp_path / "c.yaml").write_text("train: {max_epoch: 3}\n")
+    with pytest.raises(UserError, match=r"c\.yaml: unknown key 'train\.max_epoch': did you mean 'max_epochs'"):
+        load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "model: 3"])
+def test_a_file_that_is_no_config_is_one_message(tmp_path, content):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"c\.yaml"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_keys_are_dotted_and_many():
+    keys = config_keys()
+    assert len(keys) > 40 and len(set(keys)) == len(keys) and "model.shared.num_experts" in keys
