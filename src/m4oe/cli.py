@@ -175,9 +175,10 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last epoch", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:  # typer's way to end, an interruption included
+        if end.code == 130:
+            print("stopped; the same command goes on from the last epoch", file=sys.stderr)
+        raise
 
 
 def _parted(words: Sequence[str]) -> tuple[list[Path], list[str]]:

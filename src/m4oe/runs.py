@@ -18,7 +18,7 @@ import torch
 from m4oe.artifact import Artifact, count_parameters, load_artifact, save_artifact, write_text
 from m4oe.config import Config
 from m4oe.data.dataset import ExamDataset
-from m4oe.data.fingerprint import fit_schema
+from m4oe.data.fingerprint import fit_schema, refuse_empty_classes
 from m4oe.data.intake import cohorts_from
 from m4oe.data.splits import split_exams
 from m4oe.data.table import Cohort, load_cohort
@@ -63,6 +63,7 @@ def train_run(
     """
     loaded = [load_study(path) for path in studies]
     cohorts = [load_cohort(study) for study in loaded]
+    refuse_empty_classes(cohorts)
     splits = split_exams(cohorts)
     begin_run(out, config, loaded, describe())
     _write_csv(splits, out / "splits.csv")
@@ -169,7 +170,7 @@ def run_cohorts(run: Path) -> list[Cohort]:
 def _evaluate_elsewhere(run: Path, studies: Sequence[Path], out: Path, device: torch.device) -> dict[str, Any]:
     artifact = load_artifact(run)
     cohorts = [load_cohort(load_study(path)) for path in studies]
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     found = _predicted(Predictor(artifact, device), _all_rows(cohorts, artifact.schema, "test"), 32, out / "masks")
     _write_tables(out, [found], artifact)
     metrics = _metrics(out, artifact, cohorts, None)
@@ -181,13 +182,17 @@ def predict_run(run: Path, sources: Sequence[str], out: Path, device: torch.devi
     """Predictions, contributions and masks of new exams, into `out`. See data.intake for what `sources` may be."""
     artifact = load_artifact(run)
     cohorts = cohorts_from(sources, [load_study(path) for path in sorted((run / "studies").glob("*.yaml"))])
-    if out.resolve() == run.resolve():
-        raise UserError(f"{out}: that is the run itself; give another folder with -o, its predictions would be lost")
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     found = _predicted(Predictor(artifact, device), _all_rows(cohorts, artifact.schema, ""), 32, out / "masks")
     _write_tables(out, [found], artifact)
     exams = found.predictions[["study", "exam"]].drop_duplicates() if len(found.predictions) else []
     return Outcome(max(len(exams), len(found.masks)), found.failed, artifact.withheld)
+
+
+def _make_folder(out: Path) -> None:
+    if (out / "environment.json").is_file():
+        raise UserError(f"{out}: is a run; give another folder with -o, what the run holds would be lost")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def describe_model(sources: Sequence[Path], config: Config) -> dict[str, Any]:

@@ -19,6 +19,12 @@ class Problem:
     row: int | None = None
     column: str | None = None
 
+    def __str__(self) -> str:
+        if self.message.startswith(self.file):
+            return self.message
+        places = [self.file, self.row and f"row {self.row}", self.column and f"column {self.column!r}"]
+        return f"{', '.join(filter(None, places))}: {self.message}"
+
 
 @dataclass(frozen=True)
 class Findings:

@@ -30,7 +30,7 @@ def fit_schema(
     """The schema of a run, in the order of its studies. What is fitted comes from the training exams of `fold` alone.
 
     image_size (H, W) and volume_size (D, H, W) are the grids to which pictures are brought, in pixels.
-    Raises UserError where studies disagree on an input or a task of one name, and for a task without training labels.
+    Raises UserError where studies disagree on an input or a task of one name, for a task without training labels.
     """
     training = splits[(splits["fold"] == fold) & (splits["split"] == "train")]
     chosen = [_training(cohort, training) for cohort in cohorts]
@@ -145,6 +145,23 @@ def _task(name: str, training: Sequence[Cohort]) -> TaskSpec:
 def classes_of(task: Task) -> tuple[str, ...]:
     """Names of a task's classes; of a survival task its horizons as text."""
     return tuple(f"{horizon:g}" for horizon in task.horizons) or task.class_names
+
+
+def refuse_empty_classes(cohorts: Sequence[Cohort]) -> None:
+    """Raises UserError for a class that no exam of any study has."""
+    for name in dict.fromkeys(name for cohort in cohorts for name in cohort.study.tasks):
+        _refuse_empty_class(name, [cohort for cohort in cohorts if name in cohort.study.tasks])
+
+
+def _refuse_empty_class(name: str, having: Sequence[Cohort]) -> None:
+    task = having[0].study.tasks[name]
+    labels = np.concatenate([cohort.labels[name] for cohort in having])
+    for index, label in enumerate(classes_of(task) if task.kind in ("binary", "multiclass", "ordinal") else ()):
+        if not (labels == index).any():
+            raise UserError(
+                f"{_tables(having)}, column {task.column!r}: no exam is of class {label!r} of task {name!r}; label "
+                "some, or remove the class from the study"
+            )
 
 
 def _facts(task: Task) -> tuple[object, ...]:

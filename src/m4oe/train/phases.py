@@ -69,6 +69,9 @@ def load_previous(network: nn.Module, state: dict[str, torch.Tensor], phase: Pha
     Raises UserError for a parameter that is in one network alone, or of another shape, and not declared.
     """
     own = network.state_dict()
+    for pattern in phase.fresh:
+        if not any(fnmatchcase(name, pattern) for name in own):
+            raise UserError(f"phases: {pattern!r} makes no parameter fresh; they are called like {next(iter(own))!r}")
     fresh = {name for name in own if any(fnmatchcase(name, pattern) for pattern in phase.fresh)}
     for name in (own.keys() | state.keys()) - fresh:
         if name not in state or name not in own or own[name].shape != state[name].shape:
@@ -136,7 +139,12 @@ def _fit_phase(
             reload_dataloaders_every_n_epochs=1,
         )
         last = _last_checkpoint(out, phase)
-        trainer.fit(training, datamodule=Loaders(fold, config, device), ckpt_path=last, weights_only=True)
+        try:
+            trainer.fit(training, datamodule=Loaders(fold, config, device), ckpt_path=last, weights_only=True)
+        except SystemExit:  # Lightning's end after an interruption
+            raise KeyboardInterrupt from None
+        except UserError as error:
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None  # a worker's holds a traceback
     if train.keep == "best" and best.best_model_path:
         state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
         network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
