@@ -4,8 +4,8 @@
 
 Three variants of the same function with the same weights: *ours*; *loop over experts*, ours but for one small module
 an expert (as the released code runs them); *naive twin*, loops over exams, tasks and experts (tests/twins.py, the
-specification that the tests hold ours to). Times are medians of interleaved repeats in one process; peak memory is
-the largest resident set of a process that runs one variant alone.
+specification that the tests hold ours to). Every pass of a variant runs in a process of its own, in turn, which tells
+its time and its largest resident set; times are medians of the repeats. The twin, which takes minutes, runs once.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ Step = Callable[[], object]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory-of", nargs=2, metavar=("VARIANT", "PASS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "PASS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    if options.memory_of:
-        print(_peak_memory(*options.memory_of))
+    if options.one:
+        print(*_time_and_memory(*options.one))
     else:
         layer_table(options.repeats)
         step_table(options.repeats)
@@ -53,17 +53,15 @@ def main() -> None:
 
 def layer_table(repeats: int) -> None:
     """Print the table of the layer alone."""
-    cases = [(name, variant) for name in PASSES for variant in VARIANTS]
-    memory = {(name, variant): float(_output("--memory-of", variant, name)) for name, variant in cases}
     products, reads = product_peak(), read_peak()
     print(f"On {THREADS} threads, products reach {products / 1e9:.0f} GFLOP/s and reads {reads / 1e9:.1f} GB/s.\n")
     print("| pass | variant | seconds | time / ours | peak memory, GB | share of product peak | share of read peak |")
     print("|---|---|---|---|---|---|---|")
     for name in PASSES:
         flops, moved = work(name)
-        seconds = interleaved({variant: step(variant, name) for variant in VARIANTS}, repeats)
-        for variant, time in seconds.items():
-            cells = f"{time:.2f} | {time / seconds['ours']:.1f} | {memory[name, variant]:.1f}"
+        found = alone(name, repeats)
+        for variant, (time, memory) in found.items():
+            cells = f"{time:.2f} | {time / found['ours'][0]:.1f} | {memory:.1f}"
             print(f"| {name} | {variant} | {cells} | {flops / time / products:.0%} | {moved / time / reads:.0%} |")
 
 
@@ -160,6 +158,7 @@ VARIANTS = {
     "naive twin": (looped, lambda layer, tokens: twins.mtoe(layer, tokens, layer.experts.experts)),
 }
 PASSES = ("forward", "forward + backward")
+TWIN = "naive twin"
 
 
 def step(variant: str, name: str) -> Step:
@@ -217,13 +216,25 @@ def read_peak(size: int = 2**27) -> float:
     return 4 * size / min(timed(a.sum) for _ in range(8))
 
 
-def _peak_memory(variant: str, name: str) -> float:
-    """GB resident at most during one pass, building the layer left out (Linux only)."""
+def alone(name: str, repeats: int) -> dict[str, tuple[float, float]]:
+    """{variant: (median seconds, GB)} of a pass, each in processes of its own, in turn."""
+    runs: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
+    for number in range(repeats):
+        for variant in VARIANTS:
+            if number == 0 or variant != TWIN:
+                runs[variant].append([float(text) for text in _output("--one", variant, name).split()])
+    return {variant: (median(r[0] for r in found), max(r[1] for r in found)) for variant, found in runs.items()}
+
+
+def _time_and_memory(variant: str, name: str) -> tuple[float, float]:
+    """Seconds of a pass and GB resident at most, building the layer and a first pass left out (Linux only)."""
     run = step(variant, name)
+    if variant != TWIN:
+        run()
     Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark reached while building
-    run()
+    seconds = timed(run)
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+    return seconds, int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
 def _output(*arguments: str) -> str:

@@ -54,7 +54,7 @@ class TransformerBlock(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """3x3 convolutions with instance normalisation, strided, a maximum at the end: (P, C, *size) -> (P, D, *size / patch).
+    """Strided 3x3 convolutions with instance normalisation, then a maximum: (P, C, *size) -> (P, D, *size / patch).
 
     Instance normalisation, after the last convolution too, is what lets small findings be learned from few exams: a
     rare strong response stands out of its picture (docs/performance.md).
