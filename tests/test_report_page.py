@@ -214,6 +214,13 @@ def test_a_patient_in_two_splits_is_told(copy, page):
     assert "1 patient with exams in more than one split" in text and "All exams of a patient" not in text
 
 
+def test_every_task_may_be_withheld_so_that_no_contribution_is_told(copy):
+    header = (copy / "contributions.csv").read_text().splitlines()[0]
+    (copy / "contributions.csv").write_text(header + "\n")
+    page = report_of(copy)
+    assert "Malignancy" in page.text and (page.open, page.wrong) == ([], [])
+
+
 def test_a_run_that_was_only_begun(copy):
     for name in ("predictions.csv", "cases.csv", "metrics.json", "contributions.csv", "routing.json", "masks", "model"):
         shutil.rmtree(copy / name) if (copy / name).is_dir() else (copy / name).unlink()

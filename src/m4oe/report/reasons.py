@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from m4oe.report.accounts import MEASURES, disagreements
@@ -42,7 +43,8 @@ def give_accounts(
     """{exam: an account of each task that is not withheld}."""
     if run.contributions is None:
         return {}
-    of_exam = [exam in set(exams) for exam in zip(*(run.contributions[column] for column in KEY))]
+    chosen = set(exams)
+    of_exam = np.array([exam in chosen for exam in zip(*(run.contributions[column] for column in KEY))], dtype=bool)
     rows = run.contributions[of_exam]
     rows = rows[~rows["task"].isin(run.withheld)]
     disputes = disagreements(rows).to_dict("index")
