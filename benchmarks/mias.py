@@ -7,8 +7,8 @@ config (mias.yaml beside this file), a run. The regression is fitted on the trai
 same folds, its penalty chosen by cross-validation among them. Both are told nothing of the patients tested.
 
 The config, and the form of the histogram that serves the regression best (of raw grey values, not of normalised ones),
-were chosen on splits of seeds 100 to 102; what is printed is seed 0 unless --seed says otherwise. Means are over
-folds; the difference, and its interval over patients, is that of the predictions of all folds together.
+were chosen on splits of seeds 100 to 102; what is printed is seed 0 unless --seed says otherwise. All figures are means
+over folds; the interval is of a bootstrap over patients, the same ones drawn for both.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def compared(ours: pd.DataFrame, theirs: pd.DataFrame, schema: Schema) -> Iterat
     yield "|---|---|---|---|---|---|"
     for task, metric in COMPARED:
         own, other = (mean[task, metric] for mean in means)
-        gap = paired_difference(metric, ours, theirs, schema, task)
+        gap = paired_difference(metric, ours, theirs, schema, task, by_fold=True)
         interval = f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
         yield f"| {task} | {metric} | {own:.3f} | {other:.3f} | {interval} | {by_guess(ours, task, metric):.2f} |"
 

@@ -213,6 +213,16 @@ def test_paired_difference_uses_the_same_patients() -> None:
     assert paired_difference("dice", *masks, SCHEMA, "segmentation", resamples=20) == pytest.approx([0.2 / 3] * 3)
 
 
+def test_paired_difference_by_fold_ranks_no_model_against_another() -> None:
+    """A fold whose model says half of every probability ranks its exams as before; pooled, it loses."""
+    whole = binary(150, signal=1.0)
+    whole["fold"] = np.arange(len(whole)) % 2
+    halved = whole.assign(probability=whole["probability"].astype(float) * np.where(whole["fold"] == 1, 0.5, 1.0))
+    by_fold = paired_difference("auroc", whole, halved, BINARY, "binary", by_fold=True, resamples=50)
+    assert by_fold == pytest.approx((0, 0, 0))
+    assert paired_difference("auroc", whole, halved, BINARY, "binary", resamples=50).value > 0.01
+
+
 MISTAKES = {
     "a column": (lambda t: t.drop(columns="target"), "no column 'target'"),
     "an unknown task": (lambda t: t.assign(task="binari"), "did you mean 'binary'"),

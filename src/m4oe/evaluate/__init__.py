@@ -70,13 +70,15 @@ def paired_difference(
     *,
     split: str = "test",
     training: DataFrame | None = None,
+    by_fold: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
     """`metric` of predictions a less that of b on the same exams, the same patients drawn for both.
 
-    Tables as in `evaluate`; of a segmentation task, tables of cases. Raises UserError where the exams of the two
-    differ, or the metric is unknown or undefined on them.
+    Tables as in `evaluate`; by_fold: the mean over folds, where models of different folds are not to be ranked
+    against each other; otherwise the exams of all folds are pooled. Of a segmentation task, tables of cases.
+    Raises UserError where the exams of the two differ, or the metric is unknown or undefined on them.
     """
     pair = [_exams_of(table, schema, task, split, training) for table in (a, b)]
     first, second = (exams.about[["study", "exam", "fold"]].to_numpy() for exams in pair)
@@ -84,8 +86,11 @@ def paired_difference(
         raise UserError(
             f"the two tables hold different labelled {split} exams of task {task!r}; compare the same exams"
         )
-    value = _difference(metric, pair, np.ones((1, len(pair[0]))))
-    draws = [_difference(metric, pair, weights) for weights in resample_weights(pair[0].patients, resamples, seed)]
+    parts = [rows for _, rows in _levels(pair[0].about["fold"])] if by_fold else [np.arange(len(pair[0]))]
+    value = _difference(metric, pair, parts, np.ones((1, len(pair[0]))))
+    draws = [
+        _difference(metric, pair, parts, weights) for weights in resample_weights(pair[0].patients, resamples, seed)
+    ]
     bounds = interval(np.concatenate(draws))
     if np.isnan(value[0]) or bounds is None:
         raise UserError(f"{metric} of task {task!r} is undefined on these {len(pair[0])} exams")
@@ -120,11 +125,15 @@ def _exams_of(table: DataFrame, schema: Schema, task: str, split: str, training:
     raise UserError(f"no labelled {split} exams of task {task!r} in the table")
 
 
-def _difference(metric: str, pair: list[Exams], weights: ndarray) -> ndarray:
-    a, b = (exams.sample(weights) for exams in pair)
-    if metric not in a:
-        raise unknown("metric", metric, a)
-    return a[metric] - b[metric]
+def _difference(metric: str, pair: list[Exams], parts: list[ndarray], weights: ndarray) -> ndarray:
+    """(R,) mean over `parts`, rows of the exams, of the difference under each of R `weights` (R, P)."""
+    gaps = []
+    for rows in parts:
+        a, b = (exams.take(rows).sample(weights[:, rows]) for exams in pair)
+        if metric not in a:
+            raise unknown("metric", metric, a)
+        gaps.append(a[metric] - b[metric])
+    return np.nanmean(gaps, axis=0)
 
 
 def _strata(exams: Exams, groups: DataFrame | None) -> Iterator[tuple[str, str, Exams]]:
