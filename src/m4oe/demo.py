@@ -15,7 +15,7 @@ from m4oe.runs import train_run
 from m4oe.study import load_study
 
 COHORTS: Mapping[str, tuple[Callable[..., Path], tuple[str, ...]]] = {
-    "breast": (write_breast, ("train.max_epochs=14", "train.max_minutes=1.1")),
+    "breast": (write_breast, ("train.max_epochs=12", "train.max_minutes=1.1")),
     "retina": (write_retina, ("train.max_epochs=20", "train.max_minutes=1.1", "model.image_size=[96, 96]")),
 }
 

@@ -45,25 +45,25 @@ class Thresholds(nn.Module):
 
 
 class AdditiveHead(nn.Module):
-    """Each input speaks for itself: a gate times a linear logit of what its tokens hold at most and on average.
+    """Each input speaks for itself: a linear logit of what its tokens hold at most and on average.
 
     Nothing nonlinear comes after the sum over inputs: a logit *is* the sum of its inputs' signed parts and the bias.
     The maximum over an input's tokens, feature by feature, is what lets a small finding be learned: under a mean, or
-    attention that starts as one, it drowns among hundreds of tokens (docs/performance.md).
+    attention that starts as one, it drowns among hundreds of tokens. There is no gate on an input's part either: a
+    gate closes on a task whose features are not there yet, and then they never come (docs/performance.md).
     """
 
     def __init__(self, width: int, start: Sequence[float], order: int, num_streams: int) -> None:
         super().__init__()
         sums = 1 if order else len(start)
         self.num_streams = num_streams
-        self.gate = nn.Linear(2 * width, sums)
         self.value = nn.Linear(2 * width, sums, bias=False)
         self.thresholds = Thresholds(start, order)
 
     def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
         """z (B, N, D), zero at absent tokens."""
         held = torch.cat(pooled(z, tokens, self.num_streams), -1)
-        evidence = self.gate(held).sigmoid() * self.value(held)
+        evidence = self.value(held)
         bias = self.thresholds()
         return Verdict(evidence.sum(1) + bias, evidence.expand(-1, -1, len(bias)), bias)
 

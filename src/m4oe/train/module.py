@@ -19,6 +19,11 @@ from m4oe.tasks import KINDS
 from m4oe.train.objective import Losses, Objective
 
 
+# Of the learning rate. A head that is quick to shrink gives up a task before the encoder has found what it needs, and
+# through a head near zero no gradient comes back to find it.
+HEAD_PACE = 0.2
+
+
 class Schedule:
     """Linear warm-up, then cosine to zero, over whichever ends first: the epochs or the minutes."""
 
@@ -99,14 +104,17 @@ class Training(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, number: int) -> None:
         epoch = self.current_epoch + number / max(1, self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
-            group["lr"] = self.learning_rate * self.schedule.factor(epoch)
+            group["lr"] = group["pace"] * self.learning_rate * self.schedule.factor(epoch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; vectors (norms, biases, scales, embeddings of one row) are not decayed."""
-        used = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        """AdamW; vectors (norms, biases, scales) are not decayed, and heads neither: they learn at HEAD_PACE."""
+        used = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        heads = [parameter for name, parameter in used.items() if name.endswith("head.value.weight")]
+        rest = [parameter for name, parameter in used.items() if not name.endswith("head.value.weight")]
         groups = [
-            {"params": [p for p in used if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in used if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": self.weight_decay, "pace": 1.0},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "pace": 1.0},
+            {"params": heads, "weight_decay": 0.0, "pace": HEAD_PACE},
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
 
