@@ -168,5 +168,5 @@ def test_a_mask_follows_the_spatial_tokens_of_its_input():
     torch.manual_seed(0)
     network = build_model(variant(encoder={"histogram": 8}), SCHEMA).eval()
     encoder = network.encoders[network.streams[2].encoder]
-    assert encoder.tokens == 17 and encoder.grid == (4, 4)
+    assert encoder.tokens == 5 and encoder.grid == (2, 2)
     assert network(full_batch(2)).logits["disc"].values.shape == (2, 2, 32, 32)

@@ -18,7 +18,6 @@ from m4oe.schema import Schema
 from m4oe.tasks import KINDS
 from m4oe.train.objective import Losses, Objective
 
-
 # Of the learning rate. A head that is quick to shrink gives up a task before the encoder has found what it needs, and
 # through a head near zero no gradient comes back to find it.
 HEAD_PACE = 0.2
