@@ -100,7 +100,7 @@ class Train(Facts):
     """Training. `max_minutes` is a wall-clock budget that ends cleanly, with the learning rate decayed by then."""
 
     seed: int = Field(default=0, ge=0)
-    max_epochs: int = Field(default=20, ge=1)
+    max_epochs: int = Field(default=24, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
