@@ -43,9 +43,7 @@ def judged(seed: int, noise: bool, out: Path, overrides: list[str]) -> dict:
     if not study.is_file():
         write_breast(study.parent, seed=seed, noise_modality=noise)
     run = out / name / "run"
-    train_run(
-        [study], load_config(None, [f"train.seed={seed}", *overrides]), run, torch.device("cpu")
-    )
+    train_run([study], load_config(None, [f"train.seed={seed}", *overrides]), run, torch.device("cpu"))
     table = pd.read_csv(study.parent / "images.csv", dtype={"exam_id": str})
     splits = pd.read_csv(run / "splits.csv", dtype={"exam": str}).set_index("exam")["split"]
     test = (table["exam_id"].map(splits) == "test").to_numpy()

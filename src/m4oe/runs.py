@@ -63,8 +63,8 @@ def train_run(
     """
     loaded = [load_study(path) for path in studies]
     cohorts = [load_cohort(study) for study in loaded]
-    refuse_empty_classes(cohorts)
     splits = split_exams(cohorts)
+    refuse_empty_classes(cohorts)
     begin_run(out, config, loaded, describe())
     _write_csv(splits, out / "splits.csv")
     folds = sorted(splits["fold"].unique())
