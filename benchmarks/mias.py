@@ -6,9 +6,9 @@ DATA holds patients.csv and the pictures it names. m4oe takes the path of any us
 config (mias.yaml beside this file), a run. The regression is fitted on the training *and* validation patients of the
 same folds, its penalty chosen by cross-validation among them. Both are told nothing of the patients tested.
 
-The config, and the form of the histogram that serves the regression best (of raw grey values, not of normalised ones),
-were chosen on splits of seeds 100 to 102; what is printed is seed 0 unless --seed says otherwise. All figures are means
-over folds; the interval is of a bootstrap over patients, the same ones drawn for both.
+The config was chosen on the split of seed 100, and the form of the histogram that serves the regression best (of raw
+grey values, not of normalised ones) on those of seeds 100 to 102; what is printed is seed 0 unless --seed says
+otherwise. All figures are means over folds; the interval is of a bootstrap over patients, the same ones drawn for both.
 """
 
 from __future__ import annotations
