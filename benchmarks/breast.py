@@ -1,6 +1,6 @@
 """Does the demo's model learn, and are its explanations true? Fresh breast phantoms, with and without a noise input.
 
-    python benchmarks/breast.py --seeds 201 202 203 204 205 -o /tmp/breast --jobs 2
+    python benchmarks/breast.py --seeds 201 202 203 204 205 -o OUT --jobs 2
 
 For each seed a cohort is generated, trained on with the shipped defaults, and judged on
 its test split: AUROC and C-index beside the oracle's and beside logistic regressions on cheap features; how well each
