@@ -6,12 +6,12 @@ A preset fills what the user leaves out; the resolved config is written into the
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from m4oe.errors import UserError, from_validation, unknown
 from m4oe.study import Facts
@@ -62,11 +62,57 @@ class Fusion(Facts):
     head: Literal["additive", "pooled"] = "additive"
 
 
+class Gate(Facts):
+    """The gating network of each mixture of a segmenter: softmax over experts, from the tokens themselves."""
+
+    per: Literal["token", "sample"] = "token"
+    top_k: int | None = Field(default=None, ge=1, description="experts that run for a token; default: all")
+    noise: float = Field(default=0.0, ge=0, description="standard deviation added to logits in training")
+
+
+class Segmenter(Facts):
+    """A Swin-UNet whose feed-forward networks are experts (M4oE, MICCAI 2024); an expert a modality.
+
+    `size` and `spacing` (mm) are of a slice as the network sees it; a spacing left out is taken from the data.
+    """
+
+    size: tuple[int, int] = (96, 96)
+    spacing: tuple[float, float] | None = None
+    context: int = Field(default=0, ge=0, description="neighbouring slices on either side, as channels")
+    stem: Literal["patch", "conv"] = "conv"
+    width: int = Field(default=48, ge=8)
+    patch: int = Field(default=4, ge=2)
+    window: int = Field(default=6, ge=2)
+    depths: tuple[int, ...] = (2, 2, 2)
+    heads: tuple[int, ...] = (3, 6, 12)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    experts: Literal["none", "encoder", "decoder", "both"] = "both"
+    expert_of: dict[str, int] = Field(default={}, description="expert of a modality; default: one each")
+    shared_expert: bool = Field(default=False, description="one more expert, always on")
+    gate: Gate = Gate()
+    labels: Literal["heads", "unified"] = "unified"
+    start: str | None = Field(default=None, description="dense weights copied to every expert: hf:NAME or a file")
+    flips: bool = Field(default=False, description="predictions are averaged over mirrored slices")
+    largest_component: tuple[str, ...] = Field(default=(), description="classes of which the largest part stays")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Segmenter:
+        if len(self.depths) != len(self.heads):
+            raise ValueError(f"depths {list(self.depths)} and heads {list(self.heads)} are of different length")
+        for stage, heads in enumerate(self.heads):
+            if self.width * 2**stage % heads:
+                raise ValueError(f"width {self.width * 2**stage} of stage {stage} is no multiple of its {heads} heads")
+        return self
+
+
 class Model(Facts):
-    """The network. `width` is the width D of every token; sizes are in pixels."""
+    """The network. `width` is the width D of every token; sizes are in pixels.
+
+    kind auto: a segmenter where every task is a segmentation, else a classifier.
+    """
 
     preset: Literal["tiny", "base", "paper"] = "tiny"
-    kind: Literal["classifier"] = "classifier"
+    kind: Literal["auto", "classifier", "segmenter"] = "auto"
     width: int = Field(default=64, ge=8)
     image_size: tuple[int, int] = (64, 64)
     volume_size: tuple[int, int, int] = (16, 48, 48)
@@ -74,6 +120,7 @@ class Model(Facts):
     specific: Specific = Specific()
     shared: Shared = Shared()
     fusion: Fusion = Fusion()
+    segmenter: Segmenter = Segmenter()
 
     @model_validator(mode="after")
     def _pixels_divide(self) -> Model:
@@ -86,13 +133,30 @@ class Model(Facts):
         return self
 
 
+class Grow(Facts):
+    """What a phase grows: the model of the run `from`, which is frozen but for what is new."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    run: Path = Field(alias="from")
+
+
 class Phase(Facts):
-    """One pass of build, load, freeze, fit. `freeze` and `fresh` are patterns (`*`) over parameter names."""
+    """One pass of build, load, freeze, fit. `freeze` and `fresh` are patterns (`*`) over parameter names.
+
+    routing, of a segmenter: by modality, each picture running one expert, or by the learned gate · objective: the
+    labels, or masked image modelling, which needs none · grow: starts from another run's model, with new modalities
+    or tasks.
+    """
 
     name: str = "train"
+    routing: Literal["modality", "gate"] = "gate"
+    objective: Literal["labels", "masked_images"] = "labels"
+    grow: Grow | None = None
     freeze: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     max_epochs: int | None = Field(default=None, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
 
 
@@ -117,6 +181,8 @@ class Train(Facts):
     focal_gamma: float = Field(default=0.0, ge=0)
     cmi_weight: float = Field(default=0.002, ge=0)
     cmi_cap: float | None = Field(default=None, gt=0)
+    balance_weight: float = Field(default=0.01, ge=0, description="of the term that keeps a gate's experts in use")
+    slices_per_epoch: int | None = Field(default=None, ge=1, description="default: the labelled slices, 4000 at most")
     workers: int | None = Field(
         default=None, ge=0, description="processes that read; default: 0 if the cache holds all"
     )
@@ -130,6 +196,20 @@ class Config(Facts):
     model: Model = Model()
     phases: tuple[Phase, ...] = Field(default=(Phase(),), min_length=1)
     train: Train = Train()
+    _given: dict[str, Any] | None = PrivateAttr(default=None)  # what the user wrote, before any preset
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()
+
+    def for_tasks(self, kinds: Collection[str]) -> Config:
+        """This config for tasks of these kinds: `model.kind` told, and the defaults of a segmenter where it is one."""
+        segmenter = set(kinds) == {"segmentation"} if self.model.kind == "auto" else self.model.kind == "segmenter"
+        if not segmenter:
+            return self.model_copy(update={"model": self.model.model_copy(update={"kind": "classifier"})})
+        given = self.model_dump(exclude_unset=True, mode="json") if self._given is None else self._given
+        told = _merged(given, {"model": {"kind": "segmenter"}})
+        defaults = _merged(_merged(PRESETS[self.model.preset], SEGMENTER), SEGMENTER_PRESETS[self.model.preset])
+        return Config.model_validate(_merged(defaults, told))
 
 
 PRESETS: Mapping[str, dict[str, Any]] = {
@@ -143,6 +223,13 @@ PRESETS: Mapping[str, dict[str, Any]] = {
             "specific": {"depth": 1, "num_experts": 16, "hidden": 512},
             "shared": {"num_experts": 32, "hidden": 512},
             "fusion": {"depth": 1, "num_experts": 8, "hidden": 512},
+            "segmenter": {
+                "size": (192, 192),
+                "width": 64,
+                "depths": (2, 2, 2, 2),
+                "heads": (2, 4, 8, 16),
+                "drop_path": 0.1,
+            },
         },
         "train": {"max_epochs": 100, "batch_size": 32, "learning_rate": 3e-4, "patience": 20},
     },
@@ -161,9 +248,34 @@ PRESETS: Mapping[str, dict[str, Any]] = {
             "specific": {"depth": 2, "num_experts": 32, "hidden": 3072, "attention": True},
             "shared": {"num_experts": 128, "hidden": 3072},
             "fusion": {"depth": 2, "num_experts": 16, "hidden": 3072},
+            "segmenter": {
+                "size": (224, 224),
+                "stem": "patch",
+                "width": 96,
+                "window": 7,
+                "depths": (2, 2, 2, 2),
+                "heads": (3, 6, 12, 24),
+                "drop_path": 0.2,
+                "labels": "heads",
+            },
         },
         "train": {"max_epochs": 100, "batch_size": 32, "learning_rate": 5e-5, "weight_decay": 5e-5},
     },
+}
+
+
+# What a segmenter does otherwise than a classifier, whatever its preset, and by preset.
+SEGMENTER: Mapping[str, Any] = {
+    "phases": [
+        {"name": "specialise", "routing": "modality"},
+        {"name": "gate", "routing": "gate", "fresh": ["*.gate.*"], "max_epochs": 6, "learning_rate": 3e-4},
+    ],
+    "train": {"learning_rate": 1e-3, "max_epochs": 30},
+}
+SEGMENTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {},
+    "base": {"train": {"max_epochs": 100, "batch_size": 32}},
+    "paper": {"train": {"max_epochs": 150, "batch_size": 24}},
 }
 
 
@@ -182,9 +294,11 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     if preset not in PRESETS:
         raise unknown("preset", str(preset), PRESETS)
     try:
-        return Config.model_validate(_merged(PRESETS[preset], content))
+        config = Config.model_validate(_merged(PRESETS[preset], content))
     except ValidationError as error:
         raise _explain(error, source) from None
+    config._given = content
+    return config
 
 
 def dump_config(config: Config) -> str:

@@ -30,7 +30,8 @@ class Stream(Facts):
     """An input of one modality: the unit that a network encodes.
 
     name: the input's name, or "input@modality" where an input's modality differs from row to row ·
-    form: image (C, H, W), volume (C, D, H, W) or vector (V,) · size: pixels to which a picture is brought ·
+    form: image (C, H, W), volume (C, D, H, W), vector (V,), or slices: (C, H, W) at a time, of an image or a volume,
+    prepared by the schema's plan, with neighbours as further channels · size: pixels to which a picture is brought ·
     laterality: pictures of right sides are mirrored; "told": the side must be told with each picture.
     """
 
@@ -38,7 +39,7 @@ class Stream(Facts):
     input: str
     modality: str
     kind: InputKind
-    form: Literal["image", "volume", "vector"]
+    form: Literal["image", "volume", "vector", "slices"]
     channels: int
     size: tuple[int, ...] = ()
     variables: tuple[Variable, ...] = ()
@@ -51,7 +52,8 @@ class TaskSpec(Facts):
     classes: names in index order; of a multilabel task its labels; of a survival task its horizons as text ·
     prior: training prevalence, of the positive class (binary: 1 number), each label, each class, the cumulative
     risk at each horizon (Kaplan-Meier), or each class's share of pixels · weights: class weights for the loss,
-    as many as classes (binary and survival: 2, negative then positive), mean 1 · values: cell or mask values.
+    as many as classes (binary and survival: 2, negative then positive), mean 1 · values: cell or mask values ·
+    ignore: mask value that counts for nothing · comprises: of each class, its names in the unified label set.
     """
 
     name: str
@@ -63,6 +65,38 @@ class TaskSpec(Facts):
     horizons: tuple[float, ...] = ()
     prior: tuple[float, ...]
     weights: tuple[float, ...]
+    ignore: int | None = None
+    comprises: tuple[tuple[str, ...], ...] = ()
+
+
+class Preparation(Facts):
+    """How the pictures of a stream become slices.
+
+    slice_axis: of (D, H, W), the axis along which slices are stacked · spacing: mm between rows and between columns of
+    a slice as the network sees it; None where the files do not say: slices are then scaled to fit the plan's size ·
+    low, high: ends to which values are clipped; None: not clipped · mean, sd: what is subtracted and divided by; None:
+    each volume's own, within its foreground.
+    """
+
+    slice_axis: Literal[0, 1, 2] = 0
+    spacing: tuple[float, float] | None = None
+    low: float | None = None
+    high: float | None = None
+    mean: float | None = None
+    sd: float | None = None
+
+
+class Plan(Facts):
+    """How volumes become slices: plan.json of a run, written before training, readable and editable.
+
+    size: rows and columns of a training slice · context: neighbouring slices on either side, as channels ·
+    found: what of the training split led to it, for people; nothing reads it.
+    """
+
+    size: tuple[int, int]
+    context: int = 0
+    streams: dict[str, Preparation]
+    found: dict[str, dict[str, object]] = {}
 
 
 class Schema(Facts):
@@ -70,6 +104,13 @@ class Schema(Facts):
 
     streams: tuple[Stream, ...]
     tasks: tuple[TaskSpec, ...]
+    plan: Plan | None = None
+
+    @property
+    def unified(self) -> tuple[str, ...]:
+        """Class names of all segmentation tasks as one label set, background first, in order of first appearance."""
+        named = (name for task in self.tasks for names in task.comprises[1:] for name in names)
+        return tuple(dict.fromkeys(("background", *named)))
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -70,13 +70,21 @@ class Input(Facts):
 
 
 class Task(Facts):
-    """One thing to predict. Which keys are needed depends on `kind`; an empty cell is a missing label."""
+    """One thing to predict. Which keys are needed depends on `kind`; an empty cell is a missing label.
+
+    Of a segmentation: `ignore` is a mask value whose pixels count for nothing · `synonyms` say what a class is called
+    elsewhere, {hepar: liver}, or which classes of other studies it comprises, {kidneys: [left_kidney, right_kidney]} ·
+    `fix` says what to do with a mask that does not lie on its picture's grid.
+    """
 
     kind: TaskKind
     column: str | None = None
     columns: list[str] = []
     classes: list[Cell] | dict[Cell, str] | None = None
     regions: dict[str, list[str]] = {}
+    synonyms: dict[str, str | list[str]] = {}
+    ignore: int | None = None
+    fix: Literal["resample", "copy_affine"] | None = None
     on: str | None = None
     time: str | None = None
     event: str | None = None
@@ -95,6 +103,11 @@ class Task(Facts):
         for region, members in self.regions.items():
             if missing := [name for name in members if name not in names]:
                 raise ValueError(f"region {region!r} names {missing[0]!r}, which is not among 'classes'")
+        for name in self.synonyms:
+            if name not in names[1:]:
+                raise ValueError(f"'synonyms' names {name!r}, which is no class but the background of 'classes'")
+        if self.ignore is not None and self.ignore in self.class_values:
+            raise ValueError(f"'ignore' is {self.ignore}, which is a class as well")
         if self.horizons and (self.horizons != sorted(set(self.horizons)) or self.horizons[0] <= 0):
             raise ValueError("'horizons' must be positive and increasing, in years")
         return self
@@ -111,6 +124,11 @@ class Task(Facts):
         return tuple(
             str(name) for name in (self.classes.values() if isinstance(self.classes, dict) else self.classes or ())
         )
+
+    def comprises(self, name: str) -> tuple[str, ...]:
+        """What the class `name` is called across studies: itself, its synonym, or the classes of which it consists."""
+        others = self.synonyms.get(name, name)
+        return (others,) if isinstance(others, str) else tuple(others)
 
     @property
     def class_values(self) -> tuple[Cell, ...]:
@@ -131,13 +149,12 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("column", "on", "classes"),
 }
 _NOT_IN_STUDIES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-_TASK_KEYS = ("column", "columns", "classes", "regions", "on", "time", "event", "horizons")
-_MAY = {"binary": ("classes",), "segmentation": ("regions",)}
+_MAY = {"binary": ("classes",), "segmentation": ("regions", "synonyms", "ignore", "fix")}
 
 
 def _require(task: Task, needed: tuple[str, ...]) -> None:
-    for key in _TASK_KEYS:
-        given = bool(getattr(task, key))
+    for key in filter("kind".__ne__, Task.model_fields):
+        given = getattr(task, key) not in (None, "", [], {})
         if key in needed and not given:
             raise ValueError(f"a {task.kind} task needs '{key}'")
         if given and key not in needed and key not in _MAY.get(task.kind, ()):

@@ -139,6 +139,8 @@ def _task(name: str, training: Sequence[Cohort]) -> TaskSpec:
         horizons=tuple(task.horizons),
         prior=prior,
         weights=weights,
+        ignore=task.ignore,
+        comprises=tuple(map(task.comprises, classes_of(task))) if task.kind == "segmentation" else (),
     )
 
 
@@ -165,7 +167,7 @@ def _refuse_empty_class(name: str, having: Sequence[Cohort]) -> None:
 
 
 def _facts(task: Task) -> tuple[object, ...]:
-    return task.kind, classes_of(task), task.regions, task.on
+    return task.kind, classes_of(task), task.regions, task.on, task.synonyms
 
 
 def _all_labels(name: str, training: Sequence[Cohort]) -> np.ndarray:
