@@ -96,7 +96,7 @@ class Plan(Facts):
     size: tuple[int, int]
     context: int = 0
     streams: dict[str, Preparation]
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, object]] = Field(default={})
 
 
 class Schema(Facts):
