@@ -16,10 +16,11 @@ import numpy as np
 from numpy import ndarray
 
 from m4oe.data.readers import arrays, dicom, nifti, raster, series
+from m4oe.data.readers.indices import class_indices
 from m4oe.data.readers.picture import Form, Geometry, Orientation, Picture
 from m4oe.errors import UserError
 
-__all__ = ["Geometry", "Orientation", "Picture", "form_of", "picture_of", "read_mask", "read_picture"]
+__all__ = ["Geometry", "Orientation", "Picture", "form_of", "picture_of", "read_labels", "read_mask", "read_picture"]
 
 COLOUR_KINDS = ("photo", "pathology")
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow
@@ -27,17 +28,17 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pill
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one format are read: the picture, its form without pixels, and the numbers of a mask."""
+    """How files of one format are read: the picture, its form without pixels, and a mask with its numbers."""
 
     name: str
     read: Callable[[Path], Picture]
     form: Callable[[Path], Form]
-    indices: Callable[[Path], ndarray] | None = None
+    mask: Callable[[Path], Picture] | None = None
 
 
-RASTER = Format("PNG, JPEG, TIFF, BMP or PGM", raster.read, raster.form, raster.read_indices)
-NIFTI = Format("NIfTI", nifti.read, nifti.form, nifti.read_indices)
-NUMPY = Format("NumPy", arrays.read, arrays.form, arrays.load)
+RASTER = Format("PNG, JPEG, TIFF, BMP or PGM", raster.read, raster.form, raster.read_mask)
+NIFTI = Format("NIfTI", nifti.read, nifti.form, nifti.read_mask)
+NUMPY = Format("NumPy", arrays.read, arrays.form, arrays.read_mask)
 DICOM = Format("DICOM", dicom.read, dicom.form)
 SERIES = Format("a folder with one DICOM series", series.read, series.form)
 FORMATS = (RASTER, NIFTI, NUMPY, DICOM, SERIES)
@@ -60,25 +61,22 @@ def picture_of(array: ndarray, kind: str, source: str = "array") -> Picture:
     return _checked(_in_channels(arrays.of_array(np.asarray(array), source), kind))
 
 
-def read_mask(path: str, values: Sequence[int]) -> ndarray:
-    """Class indices (H, W) or (D, H, W) int64 of a mask: the places of its pixels' values in `values`.
+def read_mask(path: str, values: Sequence[int], ignore: int | None = None) -> ndarray:
+    """Class indices (H, W) or (D, H, W) int64 of a mask, and -100 where it holds `ignore`; see read_labels."""
+    return read_labels(path, values, ignore).values[0].astype(np.int64)
 
-    A mask of 0 and 255 alone is understood where `values` are 0 and 1. Of a palette the indices count.
+
+def read_labels(path: str, values: Sequence[int], ignore: int | None = None) -> Picture:
+    """A mask with its place in space: values (1, H, W) or (1, D, H, W) int16, class indices.
+
+    Indices are the places of its pixels' values in `values`; -100 where they are `ignore`. A mask of 0 and 255 alone is
+    understood where `values` are 0 and 1. Of a palette the indices count.
     Raises UserError for a value that is not among `values`, naming it, and for a file that is no mask.
     """
-    pixels, known = _mask_pixels(path), np.asarray([int(value) for value in values])
-    found = np.unique(pixels)
-    if sorted(known) == [0, 1] and set(found.tolist()) <= {0, 255}:
-        pixels, found = np.minimum(pixels, 1), np.minimum(found, 1)
-    if len(unnamed := np.setdiff1d(found, known)):
-        more = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
-        blurred = "; JPEG blurs values, save masks as PNG" if _bytes(Path(path), 2) == b"\xff\xd8" else ""
-        raise UserError(
-            f"{path}: the mask holds the value {unnamed[0]}{more}, which the task's 'classes' do not name; "
-            f"known: {', '.join(map(str, known.tolist()))}{blurred}"
-        )
-    order = np.argsort(known)
-    return order[np.searchsorted(known, pixels, sorter=order)].astype(np.int64)
+    picture: Picture = _guarded(path, "mask")
+    jpeg = not Path(path).is_dir() and _bytes(Path(path), 2) == b"\xff\xd8"
+    indices = class_indices(picture.values[0], path, values, ignore, "; JPEG blurs values, save masks as PNG" * jpeg)
+    return replace(picture, values=indices[None])
 
 
 def form_of(paths: Sequence[str], kind: str) -> tuple[Literal["image", "volume"], int]:
@@ -100,18 +98,6 @@ def _channels(form: Form, kind: str) -> int:
 def _decode(path: str) -> Picture:
     picture: Picture = _guarded(path, "read")
     return replace(picture, values=np.ascontiguousarray(picture.values, np.float32))
-
-
-def _mask_pixels(path: str) -> ndarray:
-    pixels = np.asarray(_guarded(path, "indices"))
-    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
-        raise UserError(f"{path}: an array {pixels.shape} of {pixels.dtype}; a mask is (H, W) or (D, H, W) of integers")
-    if pixels.dtype.kind != "f":
-        return pixels.astype(np.int64)
-    whole = np.isfinite(pixels) & (pixels == np.rint(pixels))
-    if not whole.all():
-        raise UserError(f"{path}: the mask holds {pixels[~whole].flat[0]}; values of a mask are whole numbers")
-    return pixels.astype(np.int64)
 
 
 def _guarded(path: str, action: str) -> Any:

@@ -18,6 +18,11 @@ def read(path: Path) -> Picture:
     return of_array(load(path), str(path))
 
 
+def read_mask(path: Path) -> Picture:
+    """A mask in a .npy or .npz file, its numbers as stored."""
+    return Picture(load(path)[None], source=str(path))
+
+
 def load(path: Path) -> ndarray:
     """The only array in a .npy or .npz file."""
     loaded = np.load(path, allow_pickle=False)

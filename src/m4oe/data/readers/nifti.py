@@ -30,7 +30,7 @@ def oriented(values: ndarray, affine: ndarray, source: str) -> Picture:
     turn = nib.orientations.io_orientation(affine)
     if not np.isfinite(affine).all() or not np.isfinite(turn).all():
         raise UserError(f"{source}: its orientation matrix is not usable; save it again with a valid affine")
-    turned = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in values]).transpose(0, 3, 2, 1)
+    turned = nib.orientations.apply_orientation(np.moveaxis(values, 0, -1), turn).transpose(3, 2, 1, 0)  # a view
     placed = (affine @ nib.orientations.inv_ornt_aff(turn, values.shape[1:]))[:, [2, 1, 0, 3]]
     spacing = tuple(float(length) for length in np.linalg.norm(placed[:3, :3], axis=0))
     axes, flipped = tuple(2 - int(axis) for axis in turn[:, 0]), tuple(bool(way < 0) for way in turn[:, 1])
@@ -45,20 +45,38 @@ def oriented(values: ndarray, affine: ndarray, source: str) -> Picture:
 def read(path: Path) -> Picture:
     """The picture in a NIfTI file; a fourth axis is channels, as in the Medical Segmentation Decathlon.
 
-    Spacing is unknown where the header states neither a way to space nor a pixel size other than 1.
+    Spacing is unknown where the header states neither a way to space nor a pixel size other than 1, and where that
+    way is the identity without a unit, which is what converters write that know of none.
     Raises UserError for what is not scalar, has other than two to four axes, or a fourth as long as a time series.
     """
     with _opened(path) as image:
         shape = _spatial(image.shape, path)
         if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
             raise UserError(f"{path}: its pixels are colours or complex numbers; save it with one number for a pixel")
-        values = np.asarray(image.dataobj).reshape(*shape, -1)
+        values = _values(image.dataobj).reshape(*shape, -1, order="F")
         header = image.header
         affine = np.diag([*[MM.get(header.get_xyzt_units()[0], 1.0)] * 3, 1.0]) @ image.affine
         stated = header["sform_code"] or header["qform_code"] or any(mm != 1 for mm in header.get_zooms()[:3])
+        stated = stated and not (header.get_xyzt_units()[0] == "unknown" and np.array_equal(image.affine, np.eye(4)))
     picture = oriented(np.moveaxis(values, -1, 0), affine, str(path))
     full_scale = 255.0 if values.dtype == np.uint8 else None  # bytes have no unit: HU, for one, goes below 0
     return replace(picture, spacing=picture.spacing if stated else None, full_scale=full_scale)
+
+
+def _values(stored: Any) -> ndarray:
+    """What a file holds: its own numbers, or float32 where they are to be scaled: slice by slice, to be lean.
+
+    The arithmetic is nibabel's, in float64.
+    """
+    from nibabel.volumeutils import apply_read_scaling
+
+    raw = np.asarray(stored.get_unscaled())
+    if (stored.slope, stored.inter) == (1, 0):
+        return raw
+    scaled = np.empty(raw.shape, np.float32, order="F")
+    for place in range(raw.shape[-1]):
+        scaled[..., place] = apply_read_scaling(raw[..., place], np.float64(stored.slope), np.float64(stored.inter))
+    return scaled
 
 
 def form(path: Path) -> Form:
@@ -69,12 +87,12 @@ def form(path: Path) -> Form:
     return Form(2 if shape.count(1) == 1 else 3, channels)
 
 
-def read_indices(path: Path) -> ndarray:
-    """Pixel values of a mask, (H, W) or (D, H, W). Raises UserError for one of several channels."""
-    values = read(path).values
-    if len(values) > 1:
-        raise UserError(f"{path}: a mask of {len(values)} channels; save one with a number for each class")
-    return values[0]
+def read_mask(path: Path) -> Picture:
+    """The mask in a NIfTI file, its numbers as stored. Raises UserError for one of several channels."""
+    picture = read(path)
+    if len(picture.values) > 1:
+        raise UserError(f"{path}: a mask of {len(picture.values)} channels; save one with a number for each class")
+    return picture
 
 
 def _spatial(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:

@@ -45,8 +45,8 @@ def read(path: Path) -> Picture:
     return Picture(stacked, source=str(path), full_scale=full_scale, colour=len(stacked) == 3)
 
 
-def read_indices(path: Path) -> ndarray:
-    """Pixel values of a mask, (H, W) or (D, H, W): of a palette the indices, of 1 bit 0 and 255.
+def read_mask(path: Path) -> Picture:
+    """A mask: values (1, H, W) or (1, D, H, W), of a palette the indices, of 1 bit 0 and 255.
 
     Raises UserError for a mask in true colour.
     """
@@ -54,7 +54,7 @@ def read_indices(path: Path) -> ndarray:
         pages = [_indices(page, path) for page in _pages(image, path)]
     if len({page.shape for page in pages}) > 1:
         raise UserError(f"{path}: its pages differ in size; save the pages of one volume alone")
-    return pages[0] if len(pages) == 1 else np.stack(pages)
+    return Picture((pages[0] if len(pages) == 1 else np.stack(pages))[None], source=str(path))
 
 
 def form(path: Path) -> Form:
