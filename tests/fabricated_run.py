@@ -179,7 +179,8 @@ def _cases(exams: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     dice = rng.beta(6, 2, len(cases)).round(3)
     outcome = np.array(["scored"] * len(cases), dtype=object)
     outcome[-2:], dice[-2:] = ("missed", "invented"), 0
-    return cases.assign(dice=dice, iou=(dice / (2 - dice)).round(3), hd95=(12 * (1 - dice)).round(2), outcome=outcome)
+    scores = {"iou": (dice / (2 - dice)).round(3), "hd95": (12 * (1 - dice)).round(2), "nsd": (dice**2).round(3)}
+    return cases.assign(dice=dice, **scores, outcome=outcome)
 
 
 def lesion() -> np.ndarray:

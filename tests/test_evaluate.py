@@ -65,7 +65,7 @@ def cases(dice: list[tuple[float, float]]) -> DataFrame:
     """cases.csv of exams with the given Dice of rim and cup (NaN: both empty); the disc is always found."""
     rows = [
         {"study": "s", "exam": f"e{i}", "patient": f"p{i}", "split": "test", "fold": 0, "task": "segmentation"}
-        | {"class": name, "dice": value, "iou": value / 2, "hd95": 3.0 if value > 0 else np.nan}
+        | {"class": name, "dice": value, "iou": value / 2, "hd95": 3.0 if value > 0 else np.nan, "nsd": value**2}
         | {"outcome": "empty" if np.isnan(value) else "scored" if value else "missed"}
         for i, pair in enumerate(dice)
         for name, value in zip(("rim", "cup", "disc"), (*pair, 1.0), strict=True)
@@ -180,6 +180,8 @@ def test_masks_by_hand() -> None:
     metrics = evaluate(binary(3), cases([(1.0, 0.5), (0.0, 0.7), (np.nan, 0.9)]), SCHEMA, **FEW)
     found = metrics["test"]["segmentation"]
     assert found["dice"]["value"] == pytest.approx(2.2 / 3) and found["hd95"]["value"] == 3 and found["dice"]["n"] == 3
+    # NSD is the square here: rim 1/2, cup (.25 + .49 + .81) / 3, disc 1.
+    assert found["nsd"]["value"] == pytest.approx((0.5 + 1.55 / 3 + 1) / 3)
     assert [found[word]["value"] for word in ("missed", "invented", "empty")] == [1, 0, 1]
     assert metrics["by_class"]["test"]["rim"]["segmentation"]["dice"]["value"] == 0.5
 

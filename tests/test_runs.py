@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from m4oe.errors import UserError
-from m4oe.train.phases import Diary
+from m4oe.train.diary import Diary
 from small_runs import edited, log_of, trained
 
 FILES = {
@@ -22,7 +22,7 @@ FILES = {
 COLUMNS = {
     "splits.csv": "study, exam, patient, split, fold",
     "predictions.csv": "study, exam, patient, split, fold, inputs, task, class, target, probability",
-    "cases.csv": "study, exam, patient, split, fold, task, class, dice, iou, hd95, outcome",
+    "cases.csv": "study, exam, patient, split, fold, task, class, dice, iou, hd95, nsd, outcome",
     "contributions.csv": "study, exam, task, class, input, modality, measure, value",
 }
 GOLDEN = Path(__file__).parent / "assets" / "losses" / "breast_tiny.txt"

@@ -22,10 +22,11 @@ from m4oe.masks import Mask, mask_of, true_mask
 from m4oe.moe.losses import effective_tokens
 from m4oe.schema import Schema, TaskSpec
 from m4oe.tasks import KINDS, case_metrics
+from m4oe.tasks.segmentation_metrics import SCORES
 
 PREDICTION_COLUMNS = ["study", "exam", "patient", "split", "fold", "inputs", "task", "class", "target", "probability"]
 CONTRIBUTION_COLUMNS = ["study", "exam", "task", "class", "input", "modality", "measure", "value"]
-CASE_COLUMNS = ["study", "exam", "patient", "split", "fold", "task", "class", "dice", "iou", "hd95", "outcome"]
+CASE_COLUMNS = ["study", "exam", "patient", "split", "fold", "task", "class", *SCORES, "outcome"]
 
 
 @dataclass(frozen=True)

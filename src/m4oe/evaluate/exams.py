@@ -19,11 +19,11 @@ from m4oe.schema import Schema, TaskSpec
 from m4oe.tasks import KINDS
 from m4oe.tasks.metrics import Sample
 from m4oe.tasks.rows import RowForm
-from m4oe.tasks.segmentation_metrics import OUTCOMES, cases_sample, structures
+from m4oe.tasks.segmentation_metrics import OUTCOMES, SCORES, cases_sample, structures
 
 ABOUT = ["study", "exam", "patient", "split", "fold"]
 PREDICTION_COLUMNS = (*ABOUT, "inputs", "task", "class", "target", "probability")
-CASE_COLUMNS = (*ABOUT, "task", "class", "dice", "iou", "hd95", "outcome")
+CASE_COLUMNS = (*ABOUT, "task", "class", *SCORES, "outcome")
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _segmented(task: TaskSpec, rows: DataFrame) -> Exams:
     about, place = _places(rows, tuple(structures(task)), task.name)
     if strange := sorted(set(rows["outcome"]) - set(OUTCOMES)):
         raise unknown(f"outcome of task {task.name!r}", strange[0], OUTCOMES)
-    dice, iou, hd95 = (_numbers(rows, name, task.name)[place] for name in ("dice", "iou", "hd95"))
-    return Exams(task, about, cases_sample(dice, iou, hd95, rows["outcome"].to_numpy()[place]))
+    scores = [_numbers(rows, name, task.name)[place] for name in SCORES]
+    return Exams(task, about, cases_sample(*scores, rows["outcome"].to_numpy()[place]))
 
 
 def _training_labels(task: TaskSpec, training: DataFrame) -> ndarray:

@@ -25,10 +25,10 @@ KEY = ["study", "exam"]
 _COLUMNS = {
     "splits": ("study", "exam", "patient", "split", "fold"),
     "predictions": ("study", "exam", "patient", "split", "fold", "inputs", "task", "class", "target", "probability"),
-    "cases": ("study", "exam", "patient", "split", "fold", "task", "class", "dice", "iou", "hd95", "outcome"),
+    "cases": ("study", "exam", "patient", "split", "fold", "task", "class", "dice", "iou", "hd95", "nsd", "outcome"),
     "contributions": ("study", "exam", "task", "class", "input", "modality", "measure", "value"),
 }
-_NUMBERS = ("target", "probability", "dice", "iou", "hd95", "value")
+_NUMBERS = ("target", "probability", "dice", "iou", "hd95", "nsd", "value")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ MEASURES: Mapping[str, Measure] = {
     "dice": Measure("Dice", "overlap of predicted and true mask, 0 to 1"),
     "iou": Measure("IoU", "shared area over united area, 0 to 1"),
     "hd95": Measure("HD95", "95th percentile of the distance between both outlines; lower is better", 1, unit=" mm"),
+    "nsd": Measure("NSD", "share of both outlines that lies within 1 mm of the other, 0 to 1"),
 }  # fmt: skip
 
 
