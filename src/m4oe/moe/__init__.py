@@ -4,7 +4,19 @@
 """
 
 from m4oe.moe.experts import Experts
+from m4oe.moe.ffn import ExpertFFN
 from m4oe.moe.layer import MoE, MSoE, MToE, all_present
-from m4oe.moe.routers import SoftRouter, TaskRouter
+from m4oe.moe.routers import GateRouter, ModalityRouter, SoftRouter, TaskRouter
 
-__all__ = ["Experts", "MSoE", "MToE", "MoE", "SoftRouter", "TaskRouter", "all_present"]
+__all__ = [
+    "ExpertFFN",
+    "Experts",
+    "GateRouter",
+    "MSoE",
+    "MToE",
+    "MoE",
+    "ModalityRouter",
+    "SoftRouter",
+    "TaskRouter",
+    "all_present",
+]

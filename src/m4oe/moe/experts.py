@@ -1,8 +1,13 @@
-"""Experts: many small networks held as one. F is the hidden width, R the rows that each expert reads."""
+"""Experts: many small networks held as one. F is the hidden width, R the rows that each expert reads.
+
+Three ways to run them: each on rows of its own (`forward`), each on its share of sorted rows (`grouped`, which costs
+what one expert costs), all on the same rows, weighted (`blended`).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +41,37 @@ class Experts(nn.Module):
         hidden = F.gelu(torch.baddbmm(self.bias_in.unsqueeze(1), x, self.weight_in))
         return torch.baddbmm(self.bias_out.unsqueeze(1), hidden, self.weight_out)
 
+    def grouped(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """(R, D) rows sorted by expert, `counts[e]` of expert e -> (R, D); those without rows are not run."""
+        shares = zip(x.split(list(counts)), self._apart(len(counts)))
+        answers = [_perceptron(rows, *expert) for rows, expert in shares if len(rows)]
+        return answers[0] if len(answers) == 1 else torch.cat(answers) if answers else x
+
+    def blended(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(R, D) rows, each read by the first K experts -> (R, D): their answers' sum, by `weight` (R, K).
+
+        Weighing answers costs a quarter of weighing hidden rows, which one wide product for all would ask for.
+        """
+        answers = (_perceptron(x, *expert) for expert in self._apart(weight.shape[-1]))
+        pairs = zip(answers, weight.unsqueeze(-1).unbind(-2))
+        answer, share = next(pairs)
+        total = answer * share.to(answer.dtype)
+        for answer, share in pairs:
+            total = torch.addcmul(total, answer, share.to(answer.dtype))
+        return total
+
+    def _apart(self, count: int) -> Iterator[tuple[Tensor, ...]]:
+        """Weights and biases of the first `count` experts, one expert after the other."""
+        parameters = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
+        return zip(*(stack[:count].unbind(0) for stack in parameters))
+
     def on_slots(self, slots: Tensor) -> Tensor:
         """(B, E, S, D) slots -> (B, E, S, D): the exams' slots of one expert become its rows."""
         batch, experts, per_expert, width = slots.shape
         rows = self(slots.transpose(0, 1).reshape(experts, batch * per_expert, width))
         return rows.view(experts, batch, per_expert, width).transpose(0, 1)
+
+
+def _perceptron(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
+    """One expert on rows (R, D)."""
+    return torch.addmm(bias_out, F.gelu(torch.addmm(bias_in, x, weight_in)), weight_out)

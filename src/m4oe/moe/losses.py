@@ -27,6 +27,15 @@ def conditional_mutual_information(joint: Tensor, *, uniform_tasks: bool = True,
     return total if cap is None else total.clamp_max(cap)
 
 
+def load_balance(combine: Tensor) -> Tensor:
+    """How unevenly a gate uses its experts: E sum_e P(e)^2 of combine (B, N, E) averaged over tokens, a scalar.
+
+    1 where all are used evenly, however decided each token is; E where one takes everything. To be minimised.
+    """
+    load = _precise(combine).flatten(0, -2).mean(0)
+    return len(load) * load.square().sum()
+
+
 def entropy(p: Tensor, dim: int) -> Tensor:
     """-sum p log p along `dim`, with 0 log 0 = 0 and no gradient there (where p is 0, something is absent)."""
     return -(p * torch.where(p > 0, p, 1.0).log()).sum(dim)

@@ -6,7 +6,9 @@ by zeros before anything is computed from them, so that their content, NaN inclu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +79,69 @@ class TaskRouter(nn.Module):
             combine = clear_absent(logits.softmax(2), tokens.present)
             joint = _joint(logits, tokens.present, tokens.modality, num_modalities)
             return Routing(_dispatch(logits, tokens.present), combine, joint)
+
+
+class ModalityRouter(nn.Module):
+    """Hard routing: an exam's modality names the one expert that reads all its tokens (phase 1 of M4oE, MICCAI 2024).
+
+    `expert_of[m]` is the expert of modality m; several modalities may share one. No parameters, nothing in the state.
+    """
+
+    def __init__(self, expert_of: Sequence[int]) -> None:
+        super().__init__()
+        self.num_experts = max(expert_of) + 1
+        self.expert_of: Tensor
+        self.register_buffer("expert_of", torch.tensor(tuple(expert_of)), persistent=False)
+
+    def forward(self, modality: Tensor) -> Routing:
+        """modality (B,) int64 -> Routing with combine (B, 1, E), one-hot."""
+        return Routing(None, F.one_hot(self.expert_of[modality], self.num_experts).unsqueeze(1).float())
+
+
+class GateRouter(nn.Module):
+    """A gating network: softmax over *experts*, of each token or of each exam's mean token (phase 2 of M4oE).
+
+    It sees the picture, not its modality (the released gate is a softmax over channels: tests/papers/). `top_k`
+    experts are kept, all by default, and share a weight of 1; `noise` is the standard deviation of what is added to
+    logits in training. `limit`, which may be set at any time, closes all experts but the first ones: the same bits as
+    a gate that never had the others. Parameters: `gate.*`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_experts: int,
+        per: Literal["token", "sample"] = "token",
+        top_k: int | None = None,
+        noise: float = 0.0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.per, self.top_k, self.noise, self.limit = per, top_k, noise, limit
+        self.gate = nn.Linear(width, num_experts)
+        nn.init.normal_(self.gate.weight, std=0.02)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, x: Tensor) -> Routing:
+        """x (B, N, D) -> Routing with combine (B, N, K), or (B, 1, K) per sample; K experts are open, sums are 1."""
+        with _full_precision(x):
+            seen = x.to(torch.promote_types(x.dtype, torch.float32))
+            seen = seen.mean(1, keepdim=True) if self.per == "sample" else seen
+            logits = F.linear(seen, self.gate.weight[: self.limit], self.gate.bias[: self.limit])
+            if self.training and self.noise:
+                logits = logits + self.noise * torch.randn_like(logits)
+            return Routing(None, _strongest(logits.softmax(-1), self.top_k))
+
+
+def _strongest(p: Tensor, count: int | None) -> Tensor:
+    """The `count` largest of the last axis, scaled to sum to 1, and exact zeros.
+
+    The sum is a constant to the gradient: a single expert, whose weight is always 1, is still learned to be chosen.
+    """
+    if count is None or count >= p.shape[-1]:
+        return p
+    values, places = p.topk(count, dim=-1)
+    return torch.zeros_like(p).scatter(-1, places, values / values.sum(-1, keepdim=True).detach())
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:
