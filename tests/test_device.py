@@ -23,6 +23,11 @@ def have_capability(monkeypatch, major):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (major, 0))
 
 
+def have_cpu(monkeypatch, fast):
+    monkeypatch.setattr(device, "_cpu_probes", lambda: [lambda: False, lambda: fast])
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+
+
 @pytest.mark.parametrize(
     ("present", "asked", "given"),
     [
@@ -63,14 +68,46 @@ def test_a_misspelt_device_is_answered_with_the_nearest():
 )
 def test_bfloat16_only_where_it_is_fast(monkeypatch, where, capability, wish, precision):
     have_capability(monkeypatch, capability)
+    have_cpu(monkeypatch, fast=True)
     assert device.precision_for(where, wish) == precision
 
 
 @pytest.mark.parametrize(("where", "capability"), [(CPU, None), (MPS, None), (CUDA, 7)])
 def test_bfloat16_by_name_is_refused_where_it_is_slow(monkeypatch, where, capability):
     have_capability(monkeypatch, capability)
+    have_cpu(monkeypatch, fast=False)
     with pytest.raises(UserError, match="use 'auto' or '32'"):
         device.precision_for(where, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("fast", "wish", "large_products", "precision"),
+    [
+        (True, "auto", True, "bf16-mixed"),
+        (True, "auto", False, "32"),  # small products: what has always been computed stays as it is
+        (True, "bf16", False, "bf16-mixed"),
+        (True, "32", True, "32"),
+        (False, "auto", True, "32"),
+    ],
+)
+def test_a_cpu_takes_bfloat16_where_it_is_fast_and_worthwhile(monkeypatch, fast, wish, large_products, precision):
+    have_cpu(monkeypatch, fast)
+    assert device.precision_for(CPU, wish, large_products=large_products) == precision
+
+
+def test_a_cpu_without_the_library_of_fast_products_has_no_fast_bfloat16(monkeypatch):
+    have_cpu(monkeypatch, fast=True)
+    assert device.has_fast_bf16(CPU)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not device.has_fast_bf16(CPU)
+
+
+def test_this_cpu_answers_and_a_release_without_the_question_says_no(monkeypatch):
+    assert isinstance(device.has_fast_bf16(CPU), bool)
+    assert len(device._cpu_probes()) == 2
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert not device.has_fast_bf16(CPU)
 
 
 def test_the_description_is_json_and_names_no_host_and_no_person():

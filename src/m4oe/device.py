@@ -37,23 +37,37 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def precision_for(device: torch.device, wish: Precision) -> Literal["32", "bf16-mixed"]:
+def precision_for(
+    device: torch.device, wish: Precision, *, large_products: bool = False
+) -> Literal["32", "bf16-mixed"]:
     """Lightning's name of the precision for `wish`: bfloat16 under "auto" only where the device computes it fast.
 
-    Raises UserError for the wish "bf16" on a device without it.
+    On a CPU, "auto" is bfloat16 only for a network of large matrix products (`large_products`): for small ones the
+    change of format costs more than it brings. Raises UserError for the wish "bf16" on a device without it.
     """
     if wish == "32":
         return "32"
-    if _has_fast_bf16(device):
-        return "bf16-mixed"
-    if wish == "bf16":
+    fast = has_fast_bf16(device)
+    if wish == "bf16" and not fast:
         raise UserError(f"precision 'bf16' is not fast on this device ({device.type}); use 'auto' or '32'")
-    return "32"
+    worthwhile = wish == "bf16" or large_products or device.type != "cpu"
+    return "bf16-mixed" if fast and worthwhile else "32"
 
 
-def _has_fast_bf16(device: torch.device) -> bool:
-    """Compute capability 8 is the first with bfloat16 matrix units; older cards emulate it, as CPUs mostly do."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether `device` has instructions for bfloat16 products: others emulate them, more slowly than float32.
+
+    Compute capability 8 is the first of Nvidia's with such units; of CPUs, those with AVX512-BF16 or AMX.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and torch.backends.mkldnn.is_available() and any(probe() for probe in _cpu_probes())
+
+
+def _cpu_probes() -> list[Callable[[], bool]]:
+    """Torch's own questions to the processor; private names, so one that a release lacks counts as no."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
 
 
 def describe() -> dict[str, object]:
