@@ -4,18 +4,62 @@ from __future__ import annotations
 
 from m4oe import config
 from m4oe.errors import UserError
-from m4oe.moe import MSoE, MToE
+from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
 from m4oe.nets.classifier import Classifier, Fusion, SpecificPath, StreamPlan
 from m4oe.nets.encoders import EncoderSpec, make_encoder
 from m4oe.nets.heads import HEADS, MaskHead
+from m4oe.nets.label_sets import OUTPUTS, experts_of
+from m4oe.nets.segmenter import Segmenter, SliceStream
+from m4oe.nets.swin_block import RATIO, DenseFeedForward, FeedForward
+from m4oe.nets.swin_unet import SwinSpec, SwinUNet
 from m4oe.schema import Schema, Stream, TaskSpec
 from m4oe.tasks import KINDS
 
 ORDER = {"ordinal": -1, "survival": 1}
 
 
-def build_model(model: config.Model, schema: Schema) -> Classifier:
-    """A network for the streams and tasks of `schema`, its biases at the training prevalence."""
+def build_model(model: config.Model, schema: Schema, phase: config.Phase | None = None) -> Classifier | Segmenter:
+    """A network for the streams and tasks of `schema`, its biases at the training prevalence.
+
+    phase: how a segmenter is trained by it (its routing, its objective); None: by the gate, to predict.
+    """
+    return build_segmenter(model, schema, phase) if model.kind == "segmenter" else build_classifier(model, schema)
+
+
+def build_segmenter(model: config.Model, schema: Schema, phase: config.Phase | None) -> Segmenter:
+    """A Swin-UNet with experts for the tasks of `schema`, all of them segmentations."""
+    own = model.segmenter
+    spec = SwinSpec(own.width, own.depths, own.heads, own.window, own.patch, own.stem, own.drop_path)
+    experts = _feed_forward(model, schema, "gate" if phase is None else phase.routing)
+    halves = [experts if own.experts in (half, "both") else DenseFeedForward for half in ("encoder", "decoder")]
+    streams = [_slice_stream(stream, schema) for stream in schema.streams]
+    outputs, prior = OUTPUTS[own.labels](schema)
+    network = SwinUNet(spec, [stream.channels for stream in streams], *halves)
+    masked = phase is not None and phase.objective == "masked_images"
+    return Segmenter(network, streams, outputs, prior, masked_images=masked)
+
+
+def _feed_forward(model: config.Model, schema: Schema, routing: str) -> FeedForward:
+    own = model.segmenter
+    experts = experts_of(schema.modalities, own.expert_of)
+    count = max(experts) + 1
+
+    def expert_ffn(width: int) -> ExpertFFN:
+        gate = own.gate.per, own.gate.top_k, own.gate.noise
+        router = ModalityRouter(experts) if routing == "modality" else GateRouter(width, count, *gate)
+        shared = Experts(1, width, RATIO * width) if own.shared_expert else None
+        return ExpertFFN(router, Experts(count, width, RATIO * width), shared)
+
+    return expert_ffn
+
+
+def _slice_stream(stream: Stream, schema: Schema) -> SliceStream:
+    tasks = tuple(task.name for task in schema.tasks if task.on == stream.input)
+    return SliceStream(stream.name, schema.modalities.index(stream.modality), schema.shape(stream)[0], tasks)
+
+
+def build_classifier(model: config.Model, schema: Schema) -> Classifier:
+    """The diagnosis network."""
     plans = [_plan(stream, model, schema) for stream in schema.streams]
     encoders = {}
     for plan, stream in zip(plans, schema.streams):
