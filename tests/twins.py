@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Tokens
-from m4oe.moe import Experts, MSoE, MToE
+from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
 
 Expert = Callable[[Tensor], Tensor]
 
@@ -89,6 +89,30 @@ def joint(layer: MToE, tokens: Tokens, num_modalities: int) -> Tensor:
         total = sum(cells.values()) if here.any() else 1.0
         exams.append(torch.stack([cell / total for cell in cells.values()]).view(num_modalities, num_experts, -1))
     return torch.stack(exams)
+
+
+def expert_ffn(layer: ExpertFFN, x: Tensor, modality: Tensor) -> Tensor:
+    """(B, N, D): what `layer` gives, token by token, every expert always run."""
+    experts, y = experts_one_by_one(layer.experts), []
+    for exam, own in zip(x, modality.tolist(), strict=True):
+        for token in exam:
+            weights = gate_weights(layer.router, token, exam, own)
+            total = sum(weights[e] * expert(token) for e, expert in enumerate(experts))
+            shared = [expert(token) for expert in experts_one_by_one(layer.shared)] if layer.shared else []
+            y.append(total + sum(shared))
+    return torch.stack(y).view_as(x)
+
+
+def gate_weights(router: ModalityRouter | GateRouter, token: Tensor, exam: Tensor, modality: int) -> Tensor:
+    """(E,): the weight of each expert for one token (D,) of an exam (N, D)."""
+    if isinstance(router, ModalityRouter):
+        return torch.arange(router.num_experts) == router.expert_of[modality]
+    p = softmax(router.gate(exam.mean(0) if router.per == "sample" else token))
+    if router.top_k is None:
+        return p
+    floor = p.sort(descending=True).values[router.top_k - 1]
+    kept = torch.where(p >= floor, p, 0.0)
+    return kept / kept.sum().detach()
 
 
 def task_directions(layer: MToE) -> Tensor:

@@ -38,7 +38,8 @@ class ExpertFFN(nn.Module):
             weight = combine.expand(-1, x.shape[1], -1).flatten(0, 1)
             return self.experts.blended(x.flatten(0, 1), weight).view_as(x)
         units = combine.flatten(0, 1)
-        return _sparse(self.experts, x.reshape(len(units), -1, x.shape[-1]), units).view_as(x)
+        tokens = x.shape[1] // combine.shape[1]
+        return _sparse(self.experts, x.reshape(len(units), tokens, x.shape[-1]), units).view_as(x)
 
 
 def _is_dense(router: ModalityRouter | GateRouter) -> bool:
