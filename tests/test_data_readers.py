@@ -382,9 +382,9 @@ def test_mixed_tilted_and_foreign_folders_say_why(tmp_path):
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
-        ({"NumberOfFrames": 2}, "several frames"),
+        ({"NumberOfFrames": 2}, "cut short: 70 of 140 bytes"),
         ({"Modality": "SEG"}, "a segmentation"),
-        ({"PixelPaddingValue": 63536}, "beyond its 12 bits"),
+        ({"HighBit": 15}, "12 bits do not end with the lowest one"),
         ({"PresentationLUTShape": "INVERSE"}, "inverse presentation"),
         ({"PhotometricInterpretation": "ARGB"}, "ARGB"),
     ],
@@ -430,7 +430,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     pages[0].save(folder / "uneven.tif", save_all=True, append_images=pages[1:])
     tiff_of_16_bits(folder / "white.tif", RAMP[..., None], white_is_zero=True)
     png_of_16_bit_colour(folder / "grey_alpha.png", 4, RGB[..., :2])
-    damaged = dict.fromkeys(("a.png", "a.jpg", "a.tif", "a.nii", "a.nii.gz", "a.npy", "a.dcm"), "damaged|unpacked")
+    damaged = dict.fromkeys(("a.png", "a.jpg", "a.tif", "a.nii", "a.nii.gz", "a.npy", "a.dcm"), "damaged|cut short")
     return damaged | {
         "missing.png": "no such file", "empty.png": "an empty file", "folder.png": "an empty folder",
         "text.png": "damaged, or not PNG", "text.dcm": "not a picture", "nan.npy": "pixels are NaN or infinite",

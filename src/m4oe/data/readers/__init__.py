@@ -17,6 +17,7 @@ from numpy import ndarray
 
 from m4oe.data.readers import arrays, dicom, nifti, raster, series
 from m4oe.data.readers.indices import class_indices
+from m4oe.data.readers.mammogram import breast_box
 from m4oe.data.readers.picture import Form, Geometry, Orientation, Picture
 from m4oe.errors import UserError
 
@@ -34,13 +35,14 @@ class Format:
     read: Callable[[Path], Picture]
     form: Callable[[Path], Form]
     mask: Callable[[Path], Picture] | None = None
+    quoted: bool = True  # whether a library's complaint is repeated: of DICOM it may hold a patient's name
 
 
 RASTER = Format("PNG, JPEG, TIFF, BMP or PGM", raster.read, raster.form, raster.read_mask)
 NIFTI = Format("NIfTI", nifti.read, nifti.form, nifti.read_mask)
 NUMPY = Format("NumPy", arrays.read, arrays.form, arrays.read_mask)
-DICOM = Format("DICOM", dicom.read, dicom.form)
-SERIES = Format("a folder with one DICOM series", series.read, series.form)
+DICOM = Format("DICOM", dicom.read, dicom.form, quoted=False)
+SERIES = Format("a folder with one DICOM series", series.read, series.form, quoted=False)
 FORMATS = (RASTER, NIFTI, NUMPY, DICOM, SERIES)
 
 
@@ -52,7 +54,7 @@ def read_picture(paths: Sequence[str], kind: str) -> Picture:
     Raises UserError for a file that is missing, damaged or no picture, that holds NaN, infinity or a single value,
     and for channels that differ in shape or place.
     """
-    channels = [_checked(_in_channels(_decode(path), kind)) for path in paths]
+    channels = [_as_kind(_checked(_in_channels(_decode(path), kind)), kind) for path in paths]
     return channels[0] if len(channels) == 1 else _stacked(channels)
 
 
@@ -115,9 +117,12 @@ def _guarded(path: str, action: str) -> Any:
             return act(Path(path))
     except UserError:
         raise
+    except (MemoryError, RecursionError):
+        raise UserError(f"{path}: asks for more memory than a picture needs; damaged") from None
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: damaged, or not {found.name} as it seems ({reason})") from error
+        said = str(error).strip().splitlines() if found.quoted else []
+        reason = said[0][:200] if said else type(error).__name__
+        raise UserError(f"{path}: damaged, or not {found.name} as it seems ({reason})") from None
 
 
 def _format_of(path: Path) -> Format:
@@ -155,6 +160,14 @@ def _unpacked(path: Path) -> bytes:
             return file.read(352)
     except (OSError, EOFError):
         raise UserError(f"{path}: a damaged .gz file; copy it again") from None
+
+
+def _as_kind(picture: Picture, kind: str) -> Picture:
+    """A DICOM picture with what is to be known of it as one of `kind`; of a mammogram, where the breast is."""
+    if picture.facts is None:
+        return picture
+    focus = breast_box(picture.values[0]) if kind == "mammogram" and picture.values.ndim == 3 else None
+    return replace(picture, focus=focus, notes=picture.facts.notes(kind))
 
 
 def _in_channels(picture: Picture, kind: str) -> Picture:
@@ -198,6 +211,8 @@ def _stacked(channels: Sequence[Picture]) -> Picture:
         first,
         values=np.concatenate([channel.values for channel in channels]),
         full_scale=scales.pop() if len(scales) == 1 else None,
+        focus=None,
+        notes=tuple(dict.fromkeys(note for channel in channels for note in channel.notes)),
     )
 
 

@@ -1,42 +1,67 @@
-"""One DICOM file: a single picture. What is not read yet is an error that names it.
+"""One DICOM file to a picture. What is not read is an error that names it. Axes as in picture.py.
 
-Sections are of DICOM PS3.3. Axes: C channels · H rows · W columns.
+No text of a file is in any message: what a header says is repeated only where it is a word of a closed list.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
+from m4oe.data.readers import frames, intensity, pixels
+from m4oe.data.readers.facts import Facts, facts_in
+from m4oe.data.readers.intensity import GREY
 from m4oe.data.readers.picture import Form, Picture
 from m4oe.errors import UserError
 
-COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+PALETTE = "PALETTE COLOR"
+UNREAD = ("YBR_PARTIAL_420", "YBR_PARTIAL_422", "XYB", "HSV", "ARGB", "CMYK")
 SUFFIXES = (".dcm", ".dicom", ".ima")
-GREY = ("MONOCHROME1", "MONOCHROME2")
-# Objects whose numbers are no picture: segmentations, doses.
-NO_PICTURE = {"SEG": "a segmentation", "RTDOSE": "a dose", "SR": "a report", "RTSTRUCT": "contours"}
+NO_PICTURE = {
+    "SEG": "a segmentation", "RTDOSE": "a dose", "SR": "a report", "RTSTRUCT": "contours", "RTPLAN": "a plan",
+    "RTRECORD": "a record of treatment", "PR": "a way of presenting", "KO": "a list of pictures", "DOC": "a document",
+    "REG": "a registration", "ECG": "curves", "AU": "sound", "HD": "curves", "M3D": "a model to print",
+    "FID": "a list of points", "RWV": "a list of units", "PLAN": "a plan",
+}  # fmt: skip
 
 
 def read(path: Path) -> Picture:
-    """The picture (C, H, W) of one file: rescaled to its unit, MONOCHROME1 inverted, colour as RGB; no window.
+    """The picture of one file: in its physical unit, MONOCHROME1 inverted, colour as RGB; no window, no overlay.
 
-    Raises UserError for several frames, enhanced objects, and objects that are no picture.
+    (C, H, W) of one frame, (C, D, H, W) of several. Raises UserError for objects that are no picture, for pixels that
+    cannot be unpacked, and for frames that make no volume.
     """
-    dataset = load(path)
-    colour = dataset.PhotometricInterpretation not in GREY
-    values = _colour(dataset, path) if colour else grey(dataset, path)[None]
-    full_scale = 2.0 ** (dataset.BitsStored if dataset.PhotometricInterpretation in COLOUR else 16) - 1
-    return Picture(values, spacing(dataset), source=str(path), full_scale=full_scale if colour else None, colour=colour)
+    dataset = header(path, with_pixels=True)
+    several = _several(dataset)
+    picture = _colour(dataset, path, several) if _is_colour(dataset) else _grey(dataset, path, several)
+    return replace(picture, facts=facts_in(dataset))
 
 
 def form(path: Path) -> Form:
     """From the header."""
-    grey_only = load(path, pixels=False).PhotometricInterpretation in GREY
-    return Form(2) if grey_only else Form(2, 3, colour=True)
+    dataset = header(path)
+    axes = 3 if _several(dataset) and not frames.is_slide(dataset) else 2
+    return Form(axes, 3, colour=True) if _is_colour(dataset) else Form(axes)
+
+
+def facts_of(path: str | Path, salt: str | None = None) -> Facts:
+    """What the header of a file says that may be told; its pixels are not read. With a `salt`, the patient's id hashed.
+
+    Raises UserError for a file that is missing, damaged, or no DICOM picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return facts_in(header(path), salt)
+    except UserError:
+        raise
+    except Exception as error:  # pydicom's own words may quote the file
+        raise UserError(f"{path}: damaged, or not DICOM ({type(error).__name__})") from None
 
 
 def is_dicom(path: Path) -> bool:
@@ -46,101 +71,94 @@ def is_dicom(path: Path) -> bool:
     return start[128:] == b"DICM" or (path.suffix.lower() in SUFFIXES and b"\0" in start)
 
 
-def load(path: Path, *, pixels: bool = True) -> Any:
-    """The file's data set, which is of one picture. Raises UserError where it is not, or is not DICOM."""
+def header(path: Path, *, with_pixels: bool = False) -> Any:
+    """The file's data set, which is of a picture. Raises UserError where it is not, or is not DICOM."""
     from pydicom import dcmread
 
-    dataset = dcmread(path, force=True, stop_before_pixels=not pixels)
+    pixels.check_inflation(path)
+    dataset = dcmread(path, force=True, stop_before_pixels=not with_pixels)
     _state_syntax(dataset)
     modality = str(dataset.get("Modality", ""))
     if modality in NO_PICTURE:
         raise UserError(f"{path}: is {NO_PICTURE[modality]} (DICOM {modality}), not a picture")
-    if "Rows" not in dataset or "PhotometricInterpretation" not in dataset:
+    if "DirectoryRecordSequence" in dataset:
+        raise UserError(f"{path}: is an index of other files (DICOMDIR), not a picture")
+    if "Rows" not in dataset or "Columns" not in dataset:
         raise UserError(f"{path}: is no DICOM picture: it has no rows of pixels")
-    if int(dataset.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in dataset:
-        raise UserError(f"{path}: a DICOM file of several frames, which is not read yet; export the frames one by one")
-    if dataset.PhotometricInterpretation not in (*GREY, *COLOUR, "PALETTE COLOR"):
-        raise UserError(f"{path}: colours of the form {dataset.PhotometricInterpretation!r} are not read")
+    _check_colours(str(dataset.get("PhotometricInterpretation") or ""), path)
     return dataset
-
-
-def _hush_gdcm() -> None:
-    """gdcm writes to the terminal by itself, past Python's warnings."""
-    import gdcm
-
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-
-
-def _state_syntax(dataset: Any) -> None:
-    """A file without a header does not say how it is written: it can only be the way in which it could be read."""
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, _ = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-
-
-def _stored(dataset: Any, path: Path) -> ndarray:
-    from pydicom.pixels import pixel_array
-
-    _hush_gdcm()
-    try:
-        return pixel_array(dataset)
-    except (RuntimeError, NotImplementedError):  # what pydicom says when each of its decoders has given up
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise UserError(
-            f"{path}: its pixels, packed as {syntax!r}, cannot be unpacked; damaged, or not read yet"
-        ) from None
-
-
-def _colour(dataset: Any, path: Path) -> ndarray:
-    """(3, H, W) float32 RGB, from luminance and chrominance or through the palette where it is stored so."""
-    from pydicom.pixels import apply_color_lut
-
-    stored = _stored(dataset, path)
-    rgb = apply_color_lut(stored, dataset) if dataset.PhotometricInterpretation == "PALETTE COLOR" else stored
-    return rgb.astype(np.float32).transpose(2, 0, 1)
-
-
-def grey(dataset: Any, path: Path) -> ndarray:
-    """(H, W) float32 after the modality transform (C.11.1), dark to bright; padding (C.7.5.1.1.2) takes the minimum."""
-    from pydicom.pixels import apply_modality_lut
-
-    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
-    if not inverted and dataset.get("PresentationLUTShape") == "INVERSE":
-        raise UserError(f"{path}: MONOCHROME2 with an inverse presentation: which side is bright is not clear")
-    stored, (low, high) = _stored(dataset, path), _range(dataset)
-    padding = _padding(dataset, stored, path)
-    values = apply_modality_lut(stored, dataset).astype(np.float32)
-    ends = apply_modality_lut(np.array([low, high], stored.dtype), dataset).astype(np.float32)
-    values = ends.sum() - values if inverted else values
-    return np.where(padding, values[~padding].min(initial=values.max()), values).astype(np.float32)
-
-
-def _range(dataset: Any) -> tuple[int, int]:
-    """The numbers that the stored bits can hold."""
-    bits = int(dataset.BitsStored)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-
-
-def _padding(dataset: Any, stored: ndarray, path: Path) -> ndarray:
-    """(H, W) bool: pixels that stand outside of what was imaged."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, bool)
-    first, last = sorted((value, dataset.get("PixelPaddingRangeLimit", value)))
-    low, high = _range(dataset)
-    if first < low or last > high:
-        raise UserError(
-            f"{path}: its padding ({first} to {last}) is beyond its {dataset.BitsStored} bits; not read yet"
-        )
-    return (stored >= first) & (stored <= last)
 
 
 def spacing(dataset: Any) -> tuple[float, float] | None:
     """Millimetres between rows and between columns, in the patient where known, else on the detector."""
-    stated = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    if not stated or len(stated) != 2 or min(stated) <= 0:
-        return None
-    return float(stated[0]), float(stated[1])
+    for key in ("PixelSpacing", "ImagerPixelSpacing"):
+        stated = dataset.get(key)
+        if stated and len(stated) == 2 and all(mm > 0 and np.isfinite(mm) for mm in map(float, stated)):
+            return float(stated[0]), float(stated[1])
+    return None
+
+
+def _check_colours(form: str, path: Path) -> None:
+    if not form:
+        raise UserError(f"{path}: does not say how its numbers are shown (PhotometricInterpretation); too old a file")
+    if form not in (*GREY, *COLOUR, PALETTE):
+        named = f"of the form {form}" if form in UNREAD else "of an unknown form"
+        raise UserError(f"{path}: colours {named} are not read; save it as RGB or grey")
+
+
+def _state_syntax(dataset: Any) -> None:
+    """A file without a header does not say how it is written: it can only be the way in which it could be read."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+
+
+def _several(dataset: Any) -> bool:
+    return pixels.count(dataset) > 1
+
+
+def _is_colour(dataset: Any) -> bool:
+    return dataset.PhotometricInterpretation not in GREY
+
+
+def _grey(dataset: Any, path: Path, several: bool) -> Picture:
+    _check_bits(dataset, path)
+    if several and frames.is_slide(dataset):
+        raise UserError(f"{path}: a slide in grey, which is not read; save it as a picture")
+    if several or "PerFrameFunctionalGroupsSequence" in dataset:
+        return frames.read_grey(dataset, path)
+    found = pixels.Frames(dataset, path)
+    values = intensity.grey(found[0], dataset, path, lambda: found.words(0))
+    return Picture(values[None], spacing(dataset), source=str(path), window=intensity.window(dataset, path))
+
+
+def _check_bits(dataset: Any, path: Path) -> None:
+    stored, high = dataset.get("BitsStored"), dataset.get("HighBit")
+    native = str(dataset.file_meta.TransferSyntaxUID) in pixels.NATIVE
+    if native and stored and high is not None and int(high) != int(stored) - 1:
+        raise UserError(f"{path}: its {int(stored)} bits do not end with the lowest one, which is not read")
+
+
+def _colour(dataset: Any, path: Path, several: bool) -> Picture:
+    if dataset.PhotometricInterpretation == PALETTE:
+        return _palette(dataset, path, several)
+    full_scale = 2.0 ** int(dataset.BitsStored) - 1
+    if several:
+        return replace(frames.read_colour(dataset, path), full_scale=full_scale)
+    values = pixels.Frames(dataset, path)[0].transpose(2, 0, 1)
+    return Picture(values, spacing(dataset), source=str(path), full_scale=full_scale, colour=True)
+
+
+def _palette(dataset: Any, path: Path, several: bool) -> Picture:
+    """Indices looked up in the file's own palette (C.7.9)."""
+    from pydicom.pixels import apply_color_lut
+
+    found = pixels.Frames(dataset, path)
+    planes = [apply_color_lut(found[index], dataset)[..., :3].transpose(2, 0, 1) for index in range(len(found))]
+    bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+    values = np.stack(planes, axis=1) if several else planes[0]
+    space = None if several else spacing(dataset)
+    return Picture(values, space, source=str(path), full_scale=2.0**bits - 1, colour=True)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
+from m4oe.data.readers.facts import Facts
+from m4oe.data.readers.window import Window
+
 
 @dataclass(frozen=True)
 class Form:
@@ -33,6 +36,11 @@ class Orientation:
         """`values` (D, H, W), or (H, W) of a single slice, in the order of the file's own array."""
         turned = values.reshape(self.grid).transpose(self.axes)
         return np.flip(turned, [axis for axis, flip in enumerate(self.flipped) if flip])
+
+    def from_file(self, values: ndarray) -> ndarray:
+        """`values` (i, j, k) of a file's own array in our order, (D, H, W), the axis of a single slice still there."""
+        unflipped = np.flip(values, [axis for axis, flip in enumerate(self.flipped) if flip])
+        return unflipped.transpose(np.argsort(self.axes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +69,10 @@ class Picture:
     Where a file says how it lies in the patient (NIfTI, a DICOM series), D runs from inferior to superior, H from
     posterior to anterior and W from left to right: RAS+, slowest axis last in that name. Elsewhere axes are the file's.
     spacing, affine, source, orientation: as in Geometry · full_scale: the largest value that the file's format holds,
-    None where values are of a physical unit · colour: channels are red, green and blue of one picture.
+    None where values are of a physical unit · colour: channels are red, green and blue of one picture · focus: first
+    and last + 1 of the rows and columns that matter (the breast of a mammogram), None for all · window: how the file
+    asks to be shown, in the unit of values, not applied · facts: what a DICOM header says that may be told · notes:
+    sentences about the file that a user should know.
     """
 
     values: ndarray
@@ -71,6 +82,10 @@ class Picture:
     full_scale: float | None = None
     colour: bool = False
     orientation: Orientation | None = None
+    focus: tuple[tuple[int, int], ...] | None = None
+    window: Window | None = None
+    facts: Facts | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,51 +1,73 @@
-"""A folder with one DICOM series: slices to a volume. Axes: C channels · i columns, j rows, k slices of the files."""
+"""A folder with one DICOM series: slices to a volume; several series are told apart. Axes as in picture.py."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
-from m4oe.data.readers import dicom
-from m4oe.data.readers.nifti import oriented
+from m4oe.data.readers import dicom, intensity, pixels, placing
+from m4oe.data.readers.facts import KNOWN, facts_in, term
 from m4oe.data.readers.picture import Form, Picture
 from m4oe.errors import UserError
 
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-UNEVEN = 0.05
-TILT_MM = 0.05
 SAME = {
-    "SeriesInstanceUID": "several series",
-    "ImageOrientationPatient": "slices of several directions",
     "Rows": "slices of several sizes",
     "Columns": "slices of several sizes",
-    "PixelSpacing": "slices of several spacings",
     "PhotometricInterpretation": "grey and inverted slices",
 }
 
 
-def read(folder: Path) -> Picture:
-    """The volume (C, D, H, W) of the slices in `folder`, in the order of their positions, turned to RAS+.
+@dataclass(frozen=True)
+class Series:
+    """The files of one series, in the order of their names, and what it is: its number, modality and size."""
 
-    Raises UserError for a folder without DICOM files or with others, several series, slices of different forms, a
-    missing or repeated position, gaps, and a tilted gantry.
+    files: tuple[Path, ...]
+    number: int | None
+    modality: str | None
+    shape: tuple[int, int]
+
+    def __str__(self) -> str:
+        name = f"series {self.number}" if self.number is not None else "a series without a number"
+        slices = f"{len(self.files)} slice{'s' if len(self.files) != 1 else ''}"
+        return f"{name} ({self.modality or 'unknown modality'}, {slices} of {self.shape[0]} x {self.shape[1]})"
+
+
+def read(folder: Path) -> Picture:
+    """The volume (1, D, H, W) of the slices in `folder`, in the order of their positions, turned to RAS+.
+
+    Raises UserError for a folder without DICOM files or with others, several series (naming each), slices of
+    different forms, and all that placing.placed refuses.
     """
     files = listed(folder)
     if len(files) == 1:
         return dicom.read(files[0])
-    slices = [dicom.load(path) for path in files]
+    slices = [dicom.header(path, with_pixels=True) for path in files]
+    if len(found := _told_apart(files, slices)) > 1:
+        raise UserError(f"{folder}: holds several series: {'; '.join(map(str, found))}; keep one series in a folder")
     _agree(slices, folder)
-    order, affine = _placed(slices, folder)
-    planes = np.stack([dicom.grey(slices[index], files[index]) for index in order], axis=-1)
-    return oriented(planes.transpose(1, 0, 2)[None], TO_RAS @ affine, str(folder))
+    order, affine = placing.placed(slices, str(folder))
+    window, facts = intensity.window(slices[order[0]], files[order[0]]), facts_in(slices[0])
+    planes = np.empty((len(files), slices[0].Rows, slices[0].Columns), np.float32)
+    for place, index in enumerate(order):
+        planes[place] = _plane(slices[index], files[index])
+        del slices[index].PixelData
+    return replace(placing.volume(planes, affine, str(folder)), window=window, facts=facts)
 
 
 def form(folder: Path) -> Form:
     """From how many files there are."""
     files = listed(folder)
     return dicom.form(files[0]) if len(files) == 1 else Form(3)
+
+
+def series_in(folder: Path) -> tuple[Series, ...]:
+    """The series in `folder`, told apart by their headers. Raises UserError as `read` does for files that are none."""
+    files = listed(folder)
+    return _told_apart(files, [dicom.header(path) for path in files])
 
 
 def listed(folder: Path) -> list[Path]:
@@ -60,48 +82,31 @@ def listed(folder: Path) -> list[Path]:
     return files
 
 
-def _agree(slices: list[Any], folder: Path) -> None:
-    if slices[0].PhotometricInterpretation not in dicom.GREY:
-        raise UserError(f"{folder}: a DICOM series in colour, which is not read yet")
+def _told_apart(files: Sequence[Path], slices: Sequence[Any]) -> tuple[Series, ...]:
+    groups: dict[str, list[int]] = {}
+    for index, one in enumerate(slices):
+        groups.setdefault(str(one.get("SeriesInstanceUID", "")), []).append(index)
+    return tuple(_series([files[index] for index in group], slices[group[0]]) for group in groups.values())
+
+
+def _series(files: Sequence[Path], first: Any) -> Series:
+    number = first.get("SeriesNumber")
+    shape = int(first.Rows), int(first.Columns)
+    return Series(tuple(files), None if number is None else int(number), term(first, "Modality", KNOWN), shape)
+
+
+def _agree(slices: Sequence[Any], folder: Path) -> None:
+    if slices[0].PhotometricInterpretation not in intensity.GREY:
+        raise UserError(f"{folder}: a DICOM series in colour, which is not read; name its files one by one")
+    if any(pixels.count(one) > 1 for one in slices):
+        raise UserError(f"{folder}: a DICOM series of files with several frames; name the file of one volume")
     for key, trouble in SAME.items():
-        if any(key not in one for one in slices):
-            raise UserError(f"{folder}: a slice without {key}; its place in the volume is not known")
-        if any(_differs(one[key].value, slices[0][key].value) for one in slices):
+        if any(one[key].value != slices[0][key].value for one in slices):
             raise UserError(f"{folder}: holds {trouble} ({key} differs); keep one series in a folder")
+    if (count := len(slices) * slices[0].Rows * slices[0].Columns) > pixels.MOST_PIXELS:
+        raise UserError(f"{folder}: {count:,} pixels; above {pixels.MOST_PIXELS:,} a volume must be made smaller first")
 
 
-def _differs(a: Any, b: Any) -> bool:
-    if isinstance(a, str | int):
-        return bool(a != b)
-    return len(a) != len(b) or not np.allclose(np.asarray(a, float), np.asarray(b, float), atol=1e-4)
-
-
-def _placed(slices: list[Any], folder: Path) -> tuple[ndarray, ndarray]:
-    """The order of the slices, and the affine from (i, j, k) to the patient's LPS mm (C.7.6.2.1.1)."""
-    if any(not one.get("ImagePositionPatient") for one in slices):
-        raise UserError(f"{folder}: a slice without ImagePositionPatient; its place in the volume is not known")
-    along_row, along_column = np.asarray(slices[0].ImageOrientationPatient, float).reshape(2, 3)
-    positions = np.array([one.ImagePositionPatient for one in slices], float)
-    depth = positions @ np.cross(along_row, along_column)
-    order = np.argsort(depth)
-    step = _step(depth[order], folder)
-    offset = (positions[order[-1]] - positions[order[0]]) / (len(order) - 1)
-    if np.abs(offset - step * np.cross(along_row, along_column)).max() > TILT_MM:
-        raise UserError(f"{folder}: slices shift sideways (a tilted gantry), which is not read yet")
-    between_rows, between_columns = map(float, slices[0].PixelSpacing)
-    affine = np.eye(4)
-    affine[:3] = np.stack(
-        [along_row * between_columns, along_column * between_rows, offset, positions[order[0]]], axis=1
-    )
-    return order, affine
-
-
-def _step(depth: ndarray, folder: Path) -> float:
-    """Millimetres from slice to slice."""
-    steps = np.diff(depth)
-    step = float(np.median(steps))
-    if steps.min() < 0.01:
-        raise UserError(f"{folder}: several slices at one position (times or echoes); keep one of each position")
-    if np.abs(steps - step).max() > max(UNEVEN * step, 0.01):
-        raise UserError(f"{folder}: uneven gaps between slices ({steps.min():g} to {steps.max():g} mm); one is missing")
-    return step
+def _plane(tags: Any, path: Path) -> Any:
+    found = pixels.Frames(tags, path)
+    return intensity.grey(found[0], tags, path, lambda: found.words(0))

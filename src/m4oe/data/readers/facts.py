@@ -1,0 +1,130 @@
+"""What a DICOM header says that may be told: numbers, and words of closed lists. No free text, name, date or id.
+
+Whatever is read from a header and shown, stored or compared goes through Facts or through `term`: a value that is not
+in its list is not repeated, so that no text of a file can reach a message, a table or a log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from m4oe.data.readers import pixels
+from m4oe.data.readers.mammogram import View, view_of
+from m4oe.errors import UserError
+
+# Kind of input -> values of Modality that it may have. What is known is what stands here.
+MODALITIES: Mapping[str, tuple[str, ...]] = {
+    "mammogram": ("MG",),
+    "xray": ("CR", "DX", "RG", "RF", "XA", "PX", "IO"),
+    "ct": ("CT",),
+    "mr": ("MR",),
+    "ultrasound": ("US", "IVUS", "BI"),
+    "photo": ("OP", "XC", "ES", "GM", "DMS"),
+    "oct": ("OPT", "OCT", "OPTENF", "IVOCT"),
+    "pathology": ("SM", "GM"),
+    "other": ("PT", "NM", "OT", "SC", "BMD", "LEN", "OAM", "OPM", "OPV", "AR", "KER", "LP", "DG", "DF", "EC"),
+}
+KNOWN = tuple(dict.fromkeys(name for names in MODALITIES.values() for name in names))
+INTENTS: Mapping[str, Literal["presentation", "processing"]] = {
+    "FOR PRESENTATION": "presentation",
+    "FOR PROCESSING": "processing",
+}
+INTENT_OF_CLASS: Mapping[str, Literal["presentation", "processing"]] = {
+    "1.2.840.10008.5.1.4.1.1.1.1": "presentation",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "processing",
+    "1.2.840.10008.5.1.4.1.1.1.2": "presentation",
+    "1.2.840.10008.5.1.4.1.1.1.2.1": "processing",
+}
+MAMMOGRAPHY = (
+    "1.2.840.10008.5.1.4.1.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.13.1.3",
+    "1.2.840.10008.5.1.4.1.1.13.1.4",
+    "1.2.840.10008.5.1.4.1.1.13.1.5",
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """modality: a value of Modality (C.7.3.1.1.1) if it is a known one · intent: whether a projection is ready to be
+    seen (presentation) or raw (processing), None where not told · view: side and view of a breast, where told · lossy:
+    compressed with loss · burnt_in: text stands in the pixels, None where not told · implant: in the breast, None
+    where not told · mammography: the object's class is one of mammography · patient: a hash, only with a salt.
+    """
+
+    modality: str | None = None
+    intent: Literal["presentation", "processing"] | None = None
+    view: View = field(default_factory=View)
+    lossy: bool = False
+    burnt_in: bool | None = None
+    implant: bool | None = None
+    mammography: bool = False
+    patient: str | None = None
+
+    def notes(self, kind: str) -> tuple[str, ...]:
+        """What one should know who takes this picture for an input of `kind`; one sentence each."""
+        return tuple(_notes(self, kind))
+
+
+def facts_in(dataset: Any, salt: str | None = None) -> Facts:
+    """The facts in a data set."""
+    uid = str(dataset.get("SOPClassUID", ""))
+    intent = INTENTS.get(text(dataset, "PresentationIntentType"), INTENT_OF_CLASS.get(uid))
+    patient = text(dataset, "PatientID")
+    return Facts(
+        modality=term(dataset, "Modality", KNOWN),
+        intent=intent,
+        view=view_of(dataset),
+        lossy=pixels.lossy(dataset),
+        burnt_in=_yes(dataset, "BurnedInAnnotation"),
+        implant=_yes(dataset, "BreastImplantPresent"),
+        mammography=uid in MAMMOGRAPHY,
+        patient=pseudonym(patient, salt) if salt is not None and patient else None,
+    )
+
+
+def pseudonym(identity: str, salt: str) -> str:
+    """`identity` hashed with `salt` (HMAC-SHA256, 16 hexadecimal digits): the same for the same salt, else nothing
+    like it. Who knows the salt can find an id by trying all of them: keep it secret, or throw it away.
+    Raises UserError for an empty salt, which would hide nothing.
+    """
+    if not salt:
+        raise UserError("an empty salt hides no patient; give a secret word or number")
+    return hmac.new(salt.encode(), identity.strip().encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def term(tags: Any, keyword: str, known: Iterable[str]) -> str | None:
+    """The value of a tag if it is one of the `known`, else None."""
+    value = text(tags, keyword)
+    return value if value in tuple(known) else None
+
+
+def text(tags: Any, keyword: str) -> str:
+    """The value of a tag as plain capitals, its first one if it has several; for comparison, never to be shown."""
+    value = tags.get(keyword)
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return str(value if value is not None else "").strip().upper()
+    return str(value[0]).strip().upper() if len(value) else ""
+
+
+def _yes(tags: Any, keyword: str) -> bool | None:
+    return {"YES": True, "NO": False}.get(text(tags, keyword))
+
+
+def _notes(facts: Facts, kind: str) -> Iterable[str]:
+    expected = MODALITIES.get(kind, ())
+    if expected and kind != "other" and facts.modality not in expected:
+        says = f"says {facts.modality}" if facts.modality else "is missing or unknown"
+        yield f"its Modality {says}, where one of a {kind} is {' or '.join(expected)}"
+    if facts.burnt_in:
+        yield "it says that text is burnt into its pixels: look for names before it is shared"
+    if facts.intent == "processing":
+        yield "FOR PROCESSING: raw detector values, not to be mixed with pictures FOR PRESENTATION"
+    if kind == "mammogram":
+        yield from facts.view.notes
+        if facts.implant or "implant displaced" in facts.view.modifiers:
+            yield "a breast with an implant"
