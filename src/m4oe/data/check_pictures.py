@@ -18,7 +18,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture that was read: the exam's position, its input, its shape (C, ...), range, and hash of its pixels."""
+    """A picture that was read: the exam's position, its input, its shape (C, ...), range, hash of its pixels, and what
+    its file says that should be known."""
 
     cohort: Cohort
     exam: int
@@ -27,6 +28,7 @@ class Seen:
     low: float
     high: float
     digest: bytes
+    notes: tuple[str, ...] = ()
 
     @property
     def patient(self) -> str:
@@ -55,6 +57,7 @@ def check_pictures(cohort: Cohort, findings: Findings, progress: Progress | None
         masks = [(name, exam) for name, task in cohort.study.tasks.items() if task.on for exam in range(len(cohort))]
         problems += [found for found in pool.map(lambda mask: _look_at_mask(cohort, *mask, shapes), masks) if found]
     findings.report(problems)
+    findings.report(_noted(seen))
     findings.tables.append(_table(cohort, seen))
     return seen
 
@@ -64,11 +67,12 @@ def _look(cohort: Cohort, exam: int, name: str) -> Seen | Problem:
 
     source = cohort.study.inputs[name]
     try:
-        values = read_picture(cohort.paths[name][exam], source.kind).values
+        picture = read_picture(cohort.paths[name][exam], source.kind)
     except UserError as error:
         return _problem(cohort, exam, source.paths[0], str(error))
+    values = picture.values
     digest = sha256(repr(values.shape).encode() + values.tobytes()).digest()
-    return Seen(cohort, exam, name, values.shape, float(values.min()), float(values.max()), digest)
+    return Seen(cohort, exam, name, values.shape, float(values.min()), float(values.max()), digest, picture.notes)
 
 
 def _look_at_mask(
@@ -88,6 +92,25 @@ def _look_at_mask(
         return None
     sizes = f"the mask is {_size(shape)} pixels and its picture {_size(picture[1:])}"
     return _problem(cohort, exam, str(task.column), f"{path}: {sizes}; a mask has the size of the picture it lies on")
+
+
+def _noted(seen: Sequence[Seen]) -> list[Problem]:
+    """One warning for each input and note, at the first picture that has it."""
+    groups: dict[tuple[str, str], list[Seen]] = {}
+    for picture in seen:
+        for note in picture.notes:
+            groups.setdefault((picture.input, note), []).append(picture)
+    return [
+        Problem(
+            "warning",
+            str(first.cohort.study.table_path),
+            f"{first.place}: {note}" + (f" (and {len(group) - 1} more of {name!r})" if len(group) > 1 else ""),
+            int(first.cohort.rows[first.exam]),
+            first.cohort.study.inputs[name].paths[0],
+        )
+        for (name, note), group in groups.items()
+        if (first := group[0])
+    ]
 
 
 def _problem(cohort: Cohort, exam: int, column: str, message: str) -> Problem:

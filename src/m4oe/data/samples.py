@@ -65,7 +65,7 @@ def fitted(picture: Picture, stream: Stream, *, mirrored: bool = False) -> Loade
             f"{picture.source}: {_form(form, len(picture.values))}, where {stream.name!r} is "
             f"{_form(stream.form, stream.channels)}, as its first picture was"
         )
-    way = fit(picture.shape, stream.size, mirrored=mirrored)
+    way = fit(picture.shape, stream.size, mirrored=mirrored, focus=picture.focus)
     values = torch.from_numpy(normalise(picture, stream.kind).values)
     return Loaded(way.apply(values), way, picture.geometry)
 
@@ -110,14 +110,14 @@ def exam_sample(inputs: Mapping[str, Any], schema: Schema, sides: Mapping[str, s
     "right"} of pictures for which the study has a laterality.
     Raises UserError for an unknown name, for a side that is not told, and for what cannot be read.
     """
-    found = {_stream(name, schema): value for name, value in inputs.items()}
+    found = {stream_named(name, schema): value for name, value in inputs.items()}
     for name in (sides or {}).keys() - {name for stream in found for name in (stream.name, stream.input)}:
         raise unknown("input in sides", name, inputs)
     if not found:
         raise UserError("an exam needs one input at least")
     vectors = {s.name: _given_vector(s, value) for s, value in found.items() if s.form == "vector"}
     pictures = {
-        s.name: fitted(_given_picture(s, value), s, mirrored=_is_right(s, sides or {}))
+        s.name: fitted(given_picture(s, value), s, mirrored=_is_right(s, sides or {}))
         for s, value in found.items()
         if s.form != "vector"
     }
@@ -131,7 +131,7 @@ def exam_sample(inputs: Mapping[str, Any], schema: Schema, sides: Mapping[str, s
     )
 
 
-def _stream(name: str, schema: Schema) -> Stream:
+def stream_named(name: str, schema: Schema) -> Stream:
     streams = {stream.name: stream for stream in schema.streams}
     if name in streams:
         return streams[name]
@@ -149,7 +149,7 @@ def _is_right(stream: Stream, sides: Mapping[str, str]) -> bool:
     return side == "right"
 
 
-def _given_picture(stream: Stream, value: Any) -> Picture:
+def given_picture(stream: Stream, value: Any) -> Picture:
     if isinstance(value, np.ndarray | Tensor):
         return picture_of(np.asarray(value), stream.kind, f"input {stream.name!r}")
     paths = value if isinstance(value, list | tuple) else [value]

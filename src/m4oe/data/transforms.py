@@ -94,13 +94,15 @@ class Fit:
     """The way from a picture's grid to the network's, and back.
 
     shape: (H, W) or (D, H, W) of the picture · size: of the network's grid, as many axes · inner: the part of it that
-    the picture takes, centred; the rest is padding · mirrored: columns run the other way.
+    the picture takes, centred; the rest is padding · mirrored: columns run the other way · focus: first and last + 1 of
+    the rows and columns of an image that are looked at, None for all.
     """
 
     shape: tuple[int, ...]
     size: tuple[int, ...]
     inner: tuple[int, ...]
     mirrored: bool = False
+    focus: tuple[tuple[int, int], ...] | None = None
 
     @property
     def _start(self) -> tuple[int, ...]:
@@ -108,8 +110,8 @@ class Fit:
 
     def apply(self, values: Tensor) -> Tensor:
         """`values` (C, *shape) on the network's grid (C, *size), antialiased; padded with their smallest value."""
-        shrunk = _resized(self._turned(values), self.inner)
-        return self._padded(shrunk, float(values.min()))
+        seen = self._turned(values)
+        return self._padded(_resized(seen, self.inner), float(seen.min()))
 
     def apply_mask(self, mask: Tensor) -> Tensor:
         """Class indices (*shape) on the network's grid (*size) int64, by the nearest pixel; -100 in the padding."""
@@ -117,31 +119,55 @@ class Fit:
         return self._padded(near.long(), OUTSIDE)
 
     def invert(self, scores: Tensor) -> Tensor:
-        """`scores` (C, *size) on the picture's grid (C, *shape), linear between pixels."""
+        """`scores` (C, *size) on the picture's grid (C, *shape), linear between pixels, outside the focus as at its rim."""
         for axis, (start, length) in enumerate(zip(self._start, self.inner), start=1):
             scores = scores.narrow(axis, start, length)
         mode = "bilinear" if len(self.shape) == 2 else "trilinear"
-        return self._turned(F.interpolate(scores[None], self.shape, mode=mode, align_corners=False)[0])
+        near = F.interpolate(scores[None], self._looked_at, mode=mode, align_corners=False)
+        return self._widened(near.flip(-1) if self.mirrored else near)[0]
+
+    @property
+    def _looked_at(self) -> tuple[int, ...]:
+        """(H, W) or (D, H, W) of the focus."""
+        return self.shape if self.focus is None else tuple(stop - start for start, stop in self.focus)
 
     def _turned(self, values: Tensor) -> Tensor:
+        """The focus of `values` (..., *shape), mirrored if need be."""
+        for axis, (start, stop) in enumerate(self.focus or (), start=-2):
+            values = values.narrow(axis, start, stop - start)
         return values.flip(-1) if self.mirrored else values
+
+    def _widened(self, scores: Tensor) -> Tensor:
+        if self.focus is None:
+            return scores
+        (top, bottom), (left, right) = self.focus
+        height, width = self.shape
+        return F.pad(scores, (left, width - right, top, height - bottom), mode="replicate")
 
     def _padded(self, values: Tensor, filler: float) -> Tensor:
         sides = [(start, full - part - start) for full, part, start in zip(self.size, self.inner, self._start)]
         return F.pad(values, [width for side in reversed(sides) for width in side], value=filler)
 
 
-def fit(shape: Sequence[int], size: Sequence[int], *, mirrored: bool = False) -> Fit:
+def fit(
+    shape: Sequence[int],
+    size: Sequence[int],
+    *,
+    mirrored: bool = False,
+    focus: tuple[tuple[int, int], ...] | None = None,
+) -> Fit:
     """The Fit of a picture (H, W) or (D, H, W) to `size`: rows and columns keep their proportion.
 
-    Slices of a volume fill the depth, whatever their number: between slices and within them pixels rarely have the
-    same spacing, which is not looked at. Raises UserError where one is an image and the other a volume.
+    focus: the rows and columns of an image (H, W) that fill the grid, as Picture.focus. Slices of a volume fill the
+    depth, whatever their number: between slices and within them pixels rarely have the same spacing, which is not
+    looked at. Raises UserError where one is an image and the other a volume.
     """
     if len(shape) != len(size):
         raise UserError(f"a picture of {len(shape)} axes {tuple(shape)} where one of {len(size)} axes is expected")
-    scale = min(full / length for full, length in zip(size[-2:], shape[-2:]))
-    plane = [min(full, max(1, round(length * scale))) for full, length in zip(size[-2:], shape[-2:])]
-    return Fit(tuple(shape), tuple(size), (*size[:-2], *plane), mirrored)
+    seen = shape[-2:] if focus is None else [stop - start for start, stop in focus]
+    scale = min(full / length for full, length in zip(size[-2:], seen))
+    plane = [min(full, max(1, round(length * scale))) for full, length in zip(size[-2:], seen)]
+    return Fit(tuple(shape), tuple(size), (*size[:-2], *plane), mirrored, focus)
 
 
 def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
