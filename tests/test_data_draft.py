@@ -124,7 +124,7 @@ def nnunet(tmp_path):
 def test_an_nnunet_folder(nnunet):
     _, study = drafted(nnunet, nnunet)
     assert study.inputs["image"].paths == ("image_0", "image_1") and study.inputs["image"].kind == "mr"
-    task = study.tasks["mask"]
+    task = study.tasks["dataset007_brain"]
     assert task.class_names == ("background", "class_1", "class_2", "enhancing")
     assert task.regions == {"whole": ["class_1", "class_2", "enhancing"], "core": ["class_2", "enhancing"]}
     schema = trains(study)
@@ -145,7 +145,7 @@ def test_a_decathlon_datalist(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
     for path in (tmp_path, tmp_path / "dataset.json"):
         _, study = drafted(path, tmp_path)
-        assert study.inputs["image"].kind == "ct" and study.tasks["mask"].class_names == ("background", "liver")
+        assert study.inputs["image"].kind == "ct" and study.tasks[study.name].class_names == ("background", "liver")
         assert len(load_cohort(study)) == 8 and trains(study)
 
 

@@ -49,7 +49,7 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
     ) -> None:
         self.cohorts = {cohort.study.name: cohort for cohort in cohorts}
         self.rows, self.schema, self.augment, self.seed = rows.reset_index(drop=True), schema, augment, seed
-        self._places = _places(self.cohorts, self.rows)
+        self._places = places_of(self.cohorts, self.rows)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
         self._cache = Cache(cache_bytes)
 
@@ -86,12 +86,12 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
         )
 
     def _vector(self, cohort: Cohort, place: int, stream: Stream) -> Tensor:
-        with _located(cohort, place, f"input {stream.input!r}"):
+        with located(cohort, place, f"input {stream.input!r}"):
             return torch.from_numpy(encode_variables(stream, cohort.variables[stream.input].iloc[place].to_dict()))
 
     def _picture(self, cohort: Cohort, place: int, stream: Stream) -> Loaded:
         def load() -> Loaded:
-            with _located(cohort, place, f"input {stream.input!r}"):
+            with located(cohort, place, f"input {stream.input!r}"):
                 picture = read_picture(cohort.paths[stream.input][place], stream.kind)
                 return fitted(picture, stream, mirrored=_is_right(cohort, place, stream.input))
 
@@ -134,7 +134,7 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
         loaded, change = pictures[stream]
 
         def load() -> Tensor:
-            with _located(cohort, place, f"task {task.name!r}"):
+            with located(cohort, place, f"task {task.name!r}"):
                 return fitted_mask(path, cohort.study.tasks[task.name].class_values, loaded)
 
         mask = self._cache.get((cohort.study.name, place, f"mask:{task.name}"), load)
@@ -191,7 +191,7 @@ def _is_right(cohort: Cohort, place: int, name: str) -> bool:
     return bool(side == "right")
 
 
-def _places(cohorts: Mapping[str, Cohort], rows: pd.DataFrame) -> list[int]:
+def places_of(cohorts: Mapping[str, Cohort], rows: pd.DataFrame) -> list[int]:
     """Where each exam of `rows` stands in its cohort."""
     known = {(name, exam): place for name, cohort in cohorts.items() for place, exam in enumerate(cohort.exams)}
     places = [known.get(key, -1) for key in zip(rows["study"], rows["exam"])]
@@ -202,7 +202,7 @@ def _places(cohorts: Mapping[str, Cohort], rows: pd.DataFrame) -> list[int]:
 
 
 @contextmanager
-def _located(cohort: Cohort, place: int, what: str) -> Iterator[None]:
+def located(cohort: Cohort, place: int, what: str) -> Iterator[None]:
     """Adds to a UserError where in the table its cause stands."""
     try:
         yield

@@ -118,7 +118,7 @@ def _add_targets(guess: Guess, cases: list[Case], facts: Mapping[str, Any], fold
         entry: dict[str, Any] = {"kind": "segmentation", "column": "mask", "on": "image", "classes": classes}
         entry |= {"regions": regions} if regions else {}
         guess.add(
-            "tasks", "mask", entry, "classes of dataset.json" if declared else "values of the first masks; name them"
+            "tasks", guess.name, entry, "classes of dataset.json" if declared else "values of the first masks; name them"
         )
     labels = sorted({case["label"] for case in cases if "label" in case})
     if len(labels) > 1:

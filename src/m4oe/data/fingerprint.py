@@ -26,18 +26,32 @@ def fit_schema(
     fold: int,
     image_size: tuple[int, int],
     volume_size: tuple[int, int, int],
+    *,
+    volumes_as_slices: bool = False,
 ) -> Schema:
     """The schema of a run, in the order of its studies. What is fitted comes from the training exams of `fold` alone.
 
     image_size (H, W) and volume_size (D, H, W) are the grids to which pictures are brought, in pixels.
+    volumes_as_slices: pictures become streams of form "slices", of size image_size; a plan says how.
     Raises UserError where studies disagree on an input or a task of one name, for a task without training labels.
     """
-    training = splits[(splits["fold"] == fold) & (splits["split"] == "train")]
-    chosen = [_training(cohort, training) for cohort in cohorts]
+    chosen = training_cohorts(cohorts, splits, fold)
     sizes: Mapping[str, tuple[int, ...]] = {"image": tuple(image_size), "volume": tuple(volume_size)}
     streams = [_stream(found, cohorts, chosen, sizes) for found in _found_streams(cohorts)]
+    if volumes_as_slices:
+        streams = [stream if stream.form == "vector" else _sliced(stream, image_size) for stream in streams]
     names = dict.fromkeys(name for cohort in cohorts for name in cohort.study.tasks)
     return Schema(streams=tuple(streams), tasks=tuple(_task(name, chosen) for name in names))
+
+
+def training_cohorts(cohorts: Sequence[Cohort], splits: pd.DataFrame, fold: int) -> list[Cohort]:
+    """The training exams of `fold` of each cohort."""
+    training = splits[(splits["fold"] == fold) & (splits["split"] == "train")]
+    return [_training(cohort, training) for cohort in cohorts]
+
+
+def _sliced(stream: Stream, size: tuple[int, int]) -> Stream:
+    return stream.model_copy(update={"form": "slices", "size": tuple(size)})
 
 
 def _training(cohort: Cohort, training: pd.DataFrame) -> Cohort:
@@ -180,10 +194,10 @@ def _all_labels(name: str, training: Sequence[Cohort]) -> np.ndarray:
 
 def _pixels(name: str, training: Sequence[Cohort]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Prior and weights from the pixels of up to 32 training masks, spread evenly over the exams by name."""
-    from m4oe.data.readers import read_mask
+    from m4oe.data.readers import read_labels
 
     masks = sorted(
-        (path, cohort.study.tasks[name].class_values)
+        (path, cohort.study.tasks[name].class_values, cohort.study.tasks[name].ignore)
         for cohort in training
         for path in cohort.labels[name]
         if path is not None
@@ -192,7 +206,8 @@ def _pixels(name: str, training: Sequence[Cohort]) -> tuple[tuple[float, ...], t
         raise _unlabelled(name, training)
     counts = np.zeros(len(training[0].study.tasks[name].class_names))
     for place in np.unique(np.linspace(0, len(masks) - 1, MASKS_READ).round().astype(int)):
-        counts += np.bincount(read_mask(*masks[place]).ravel(), minlength=len(counts))
+        indices = read_labels(*masks[place]).values
+        counts += np.bincount(indices[indices >= 0].ravel(), minlength=len(counts))
     return pixel_prevalence(counts)
 
 

@@ -1,0 +1,172 @@
+"""Prepared volumes on disk: written once, read a slice at a time. Axes: S slices · C channels · h, w · K classes.
+
+A file is named by what it is made of: path, size and time of change of its sources, their preparation, and the version
+below. A changed file or a changed plan is prepared anew; nothing is ever stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from m4oe.data.dataset import located
+from m4oe.data.readers import Geometry, Orientation, read_labels, read_picture
+from m4oe.data.table import Cohort
+from m4oe.data.volumes.grids import labels_on
+from m4oe.data.volumes.prepare import Prepared, Way, prepare
+from m4oe.schema import Plan, Preparation, Stream, TaskSpec
+
+VERSION = 1
+AT_ONCE = 8  # slices that are in memory as float32 while a volume is written
+
+
+class SliceCache:
+    """Pictures and masks as slices on disk, in `folder`, prepared as `plan` says.
+
+    Arrays are opened for each access and map the file: what is not read takes no memory. A picture or mask is prepared
+    when it is first asked for; several processes may ask for the same at one time.
+    """
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = Path(folder), plan
+        self._known: dict[tuple[str, int, str], Path] = {}
+
+    def pictures(self, cohort: Cohort, place: int, stream: Stream) -> ndarray:
+        """(S, C, h, w) float16, memory-mapped: the slices of one exam, without neighbours.
+
+        Raises UserError for what cannot be read, naming file and row.
+        """
+        return _mapped(self._picture(cohort, place, stream.input))
+
+    def floor(self, cohort: Cohort, place: int, stream: Stream) -> float:
+        """What stands outside of the picture, in prepared units."""
+        return float(_facts(self._picture(cohort, place, stream.input))["floor"])
+
+    def masks(self, cohort: Cohort, place: int, task: TaskSpec) -> ndarray:
+        """(S, h, w) int16, memory-mapped: class indices on the slices of the picture on which the mask lies, -100 where
+        nothing counts. Raises UserError for what cannot be read, or does not lie on the picture's grid."""
+        return _mapped(self._mask(cohort, place, task))
+
+    def counts(self, cohort: Cohort, place: int, task: TaskSpec) -> ndarray:
+        """(S, K) int64: pixels of each class on each slice, as prepared."""
+        return np.load(_counts(self._mask(cohort, place, task)), allow_pickle=False)
+
+    def _picture(self, cohort: Cohort, place: int, name: str) -> Path:
+        def made() -> Path:
+            paths, kind = cohort.paths[name][place], cohort.study.inputs[name].kind
+            preparation = self._preparation(cohort, place, name)
+            path = self._named([*map(_identity, paths), kind, preparation.model_dump(), self.plan.size])
+            if not path.exists():
+                picture = read_picture(paths, kind)
+                _write_picture(path, prepare(picture, preparation, self.plan.size), picture.geometry)
+            return path
+
+        return self._once(cohort, place, f"input {name!r}", made)
+
+    def _mask(self, cohort: Cohort, place: int, spec: TaskSpec) -> Path:
+        picture = self._picture(cohort, place, str(spec.on))
+
+        def made() -> Path:
+            task, source = cohort.study.tasks[spec.name], cohort.labels[spec.name][place]
+            path = self._named([_identity(source), picture.name, task.class_values, task.ignore, task.fix])
+            if not path.exists():
+                geometry, way = _lies(_facts(picture))
+                labels = labels_on(geometry, read_labels(source, task.class_values, task.ignore), task.fix)
+                _write_mask(path, labels, way, len(task.class_names))
+            return path
+
+        return self._once(cohort, place, f"task {spec.name!r}", made)
+
+    def _once(self, cohort: Cohort, place: int, what: str, made: Callable[[], Path]) -> Path:
+        """Where a thing of an exam lies; made where it does not. Files are looked at once in a process."""
+        key = (cohort.study.name, int(cohort.rows[place]), what)
+        if key not in self._known:
+            with located(cohort, place, what):
+                self._known[key] = made()
+        return self._known[key]
+
+    def _preparation(self, cohort: Cohort, place: int, name: str) -> Preparation:
+        modality = cohort.modalities[name][place]
+        return self.plan.streams.get(f"{name}@{modality}") or self.plan.streams[name]
+
+    def _named(self, facts: list[Any]) -> Path:
+        text = json.dumps([VERSION, *facts], default=str)
+        return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.npy"
+
+
+def _identity(source: str) -> list[object]:
+    """What changes with a file; of a folder, with any file in it."""
+    path = Path(source)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files if file.exists()]
+    return [source, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
+
+
+def _mapped(path: Path) -> ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return facts
+
+
+def _counts(path: Path) -> Path:
+    return path.with_suffix(".counts.npy")
+
+
+def _write_picture(path: Path, prepared: Prepared, geometry: Geometry) -> None:
+    """The array, and beside it what its masks must know; written aside first, the array renamed last."""
+    facts = {"floor": prepared.slices.floor, "way": asdict(prepared.way), "geometry": asdict(geometry)}
+    with _aside(path.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(facts, default=np.ndarray.tolist), encoding="utf-8")
+    with _aside(path) as beside:
+        array = np.lib.format.open_memmap(beside, "w+", np.float16, prepared.slices.shape)
+        for start in range(0, len(array), AT_ONCE):
+            array[start : start + AT_ONCE] = prepared.slices[start : start + AT_ONCE].numpy()
+        array.flush()
+
+
+def _write_mask(path: Path, labels: ndarray, way: Way, classes: int) -> None:
+    stack = way.stack(labels)
+    counts = np.zeros((len(stack), classes), np.int64)
+    with _aside(path) as beside:
+        array = np.lib.format.open_memmap(beside, "w+", np.int16, (len(stack), *way.inner))
+        for start in range(0, len(array), AT_ONCE):
+            array[start : start + AT_ONCE] = way.labels_there(stack[start : start + AT_ONCE])
+        for slice_, count in zip(array, counts):
+            count[:] = np.bincount(slice_[slice_ >= 0], minlength=classes)
+        array.flush()
+        with _aside(_counts(path)) as second:
+            np.lib.format.open_memmap(second, "w+", np.int64, counts.shape)[:] = counts
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A file to write that becomes `path` when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _lies(facts: dict[str, Any]) -> tuple[Geometry, Way]:
+    """The geometry and the way of a picture, as written beside it."""
+    way, geometry = (facts[key] for key in ("way", "geometry"))
+    turn = geometry["orientation"]
+    orientation = turn and Orientation(tuple(turn["grid"]), tuple(turn["axes"]), tuple(turn["flipped"]))
+    affine = None if geometry["affine"] is None else np.array(geometry["affine"])
+    placed = Geometry(**{**geometry, "affine": affine, "orientation": orientation, "shape": tuple(geometry["shape"])})
+    return placed, Way(tuple(way["shape"]), way["axis"], tuple(way["inner"]))
