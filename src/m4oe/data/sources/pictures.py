@@ -1,0 +1,177 @@
+"""Every picture and mask of a release, looked at once by several processes: what cannot be read, what is converted.
+
+The work is cut into chunks. What came out of a chunk is a small file of its own, named by all that it depends on: a
+run that was stopped goes on where it was, parts may run on several machines, and a changed file is looked at again.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from multiprocessing import get_all_start_methods
+from pathlib import Path
+
+from m4oe.data.sources.stacks import stack
+from m4oe.data.sources.whole import write_whole
+from m4oe.errors import UserError
+
+Progress = Callable[[int, int], None]
+CHUNK = 64  # pictures looked at between two records
+WAITING = 4  # chunks that wait for each process: few, so that memory does not grow with the release
+SECONDS = 300  # for one file; whatever takes longer hangs
+VERSION = 1
+PRELOADED = ["m4oe.data.sources.pictures", "gdcm", "nibabel", "pydicom.pixels"]
+KILLED = f"reading it killed its process, or took more than {SECONDS} seconds"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to look at: a picture of `kind`, or a mask of `values`, or a folder of slices that becomes `target`."""
+
+    path: str
+    kind: str = ""
+    values: tuple[int, ...] = ()
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Jobs that are recorded together; `name` depends on them, and on size and time of their files."""
+
+    jobs: tuple[Job, ...]
+    name: str
+
+    def record(self, work: Path) -> Path:
+        return work / f"{self.name}.json"
+
+
+def cut(jobs: Sequence[Job]) -> list[Chunk]:
+    """Chunks of jobs in order; what is converted is a chunk by itself, since it takes long."""
+    looks, stacks = [job for job in jobs if not job.target], [job for job in jobs if job.target]
+    groups = [tuple(looks[start : start + CHUNK]) for start in range(0, len(looks), CHUNK)]
+    return [Chunk(group, _digest(group)) for group in (*groups, *((job,) for job in stacks))]
+
+
+def _digest(jobs: Sequence[Job]) -> str:
+    facts = [(asdict(job), *_identity(Path(job.path))) for job in jobs]
+    return blake2b(json.dumps([VERSION, facts]).encode(), digest_size=12).hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def look(chunks: Sequence[Chunk], work: Path, processes: int, progress: Progress | None = None) -> None:
+    """Looks at the chunks that have no record in the folder `work` yet, and writes one for each.
+
+    A file that kills its process is found out by looking at its chunk again, one file in each process.
+    progress(done, all) counts files, those of earlier runs included.
+    """
+    total, done = sum(len(chunk.jobs) for chunk in chunks), 0
+    todo = []
+    for chunk in chunks:
+        done += len(chunk.jobs) if chunk.record(work).is_file() else 0
+        todo += [] if chunk.record(work).is_file() else [chunk]
+    if progress is not None:
+        progress(done, total)
+    for chunk in _finished(todo, work, max(1, min(processes, len(todo)))):
+        done += len(chunk.jobs)
+        if progress is not None:
+            progress(done, total)
+
+
+def problems(chunks: Sequence[Chunk], work: Path) -> dict[str, str]:
+    """What was recorded: the reason by path, of files that cannot be used."""
+    return {
+        path: reason
+        for chunk in chunks
+        for path, reason in json.loads(chunk.record(work).read_text(encoding="utf-8")).items()
+    }
+
+
+def _finished(chunks: list[Chunk], work: Path, processes: int) -> Iterator[Chunk]:
+    """The chunks, each as soon as it is recorded."""
+    left = list(reversed(chunks))
+    while left:
+        running: dict[Future[None], Chunk] = {}
+        pool = _pool(processes)
+        try:
+            while left or running:
+                while left and len(running) < WAITING * processes:
+                    running[pool.submit(_look, left[-1], work)] = left[-1]
+                    left.pop()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield running.pop(future)
+        except BrokenProcessPool:
+            for chunk in running.values():
+                if not chunk.record(work).is_file():
+                    _look_carefully(chunk, work)
+                yield chunk
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    """Processes forked from a clean one that has loaded the readers: a copy of this one would copy the locks of its
+    threads, too. They leave Ctrl-C to this one."""
+    context = multiprocessing.get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(PRELOADED)
+    return ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+
+
+def _look(chunk: Chunk, work: Path) -> None:
+    _write(chunk.record(work), {job.path: reason for job in chunk.jobs if (reason := _reason(job))})
+
+
+def _look_carefully(chunk: Chunk, work: Path) -> None:
+    """One process for each file, so that the one that kills it is known."""
+    reasons = {}
+    for job in chunk.jobs:
+        with _pool(1) as pool:
+            try:
+                reasons[job.path] = pool.submit(_reason, job).result()
+            except BrokenProcessPool:
+                reasons[job.path] = KILLED
+    _write(chunk.record(work), {path: reason for path, reason in reasons.items() if reason})
+
+
+def _write(path: Path, found: dict[str, str]) -> None:
+    write_whole(path, json.dumps(found, ensure_ascii=False, indent=0).encode())
+
+
+def _reason(job: Job) -> str:
+    """Why a file cannot be used, the empty text where it can."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(SECONDS)  # unhandled, it ends the process even within a decoder
+    try:
+        _use(job)
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return f"{job.path}: does not fit in memory"
+    finally:
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+    return ""
+
+
+def _use(job: Job) -> None:
+    from m4oe.data.readers import read_mask, read_picture
+
+    if job.target:
+        stack(Path(job.path), job.kind, Path(job.target))
+    elif job.values:
+        read_mask(job.path, job.values)
+    else:
+        read_picture((job.path,), job.kind)
