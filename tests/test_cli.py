@@ -23,6 +23,7 @@ VERBS = {
     "demo": ["--device", "--out", "--quiet", "-o", "cohort"],
     "init": ["--out", "--quiet", "-o", "source"],
     "check": ["--json", "studies"],
+    "prepare": ["--json", "--part", "--quiet", "out", "raw", "source"],
     "train": ["--config", "--device", "--out", "--quiet", "-c", "-o", "studies"],
     "evaluate": ["--device", "--json", "--out", "-o", "run", "studies"],
     "predict": ["--device", "--input", "--json", "--out", "--quiet", "-i", "-o", "run"],

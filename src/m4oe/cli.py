@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ from m4oe.errors import UserError
 
 if TYPE_CHECKING:
     from m4oe.data.check import Findings
+    from m4oe.data.sources import Prepared
+
+MOST_PROBLEMS = 20  # shown one by one
 
 app = typer.Typer(
     help="Multi-modal, multi-task medical imaging with mixtures of experts.",
@@ -70,6 +74,34 @@ def check(studies: Annotated[list[Path], typer.Argument(help="Study files.")], a
     _print_json(findings.to_json()) if as_json else _print_findings(findings)
     if findings.spoils_training:
         raise typer.Exit(2)
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="embed, rsna, vindr, gamma, flare22, amos22 or atlas23.")],
+    raw: Annotated[Path, typer.Argument(help="The release as it was downloaded, unpacked.")],
+    out: Annotated[Path, typer.Argument(help="A folder for the studies; pictures stay where they are.")],
+    part: Annotated[
+        str | None, typer.Option("--part", help="i/n: one of n parts, each on a machine of its own.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a published data set, in the layout of its release, into ordinary studies. Resumes; see docs/sources.md."""
+    from m4oe.data.sources import prepare as prepare_source
+
+    with _bar("reading pictures", _progress(quiet)) as progress:
+        prepared = prepare_source(source, raw, out, part=part, progress=progress)
+    if as_json:
+        _print_json(prepared.to_json())
+    elif not quiet:
+        _print_prepared(prepared)
+    for problem in prepared.problem_lines[:MOST_PROBLEMS]:
+        print(f"failed: {problem}", file=sys.stderr)
+    if len(prepared.problems) > MOST_PROBLEMS:
+        print(f"and {len(prepared.problems) - MOST_PROBLEMS} more: {out / 'problems.csv'}", file=sys.stderr)
+    if len(prepared.problems):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -191,6 +223,20 @@ def _progress(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty()
 
 
+@contextmanager
+def _bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr with an estimate of the time left, as progress(done, all); None where it is not shown."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    if not shown:
+        yield None
+        return
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def _teller(quiet: bool) -> Any:
     return (lambda text: None) if quiet else _print
 
@@ -213,6 +259,26 @@ def _print_metrics(metrics: dict[str, Any], split: str) -> None:
             interval = f"{m['low']:.3f} to {m['high']:.3f}" if m.get("low") is not None else ""
             table.add_row("" if number else task, name, f"{m['value']:.3f}", interval, str(m["n"]))
     Console().print(table)
+
+
+def _print_prepared(prepared: Prepared) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what", "found", "published", title="the release", title_justify="left")
+    for what, found, published in prepared.counts:
+        table.add_row(what, f"{found:,}", "" if published is None else f"{published:,}")
+    Console().print(table)
+    for what, count in prepared.left_out.items():
+        _print(f"left out: {count:,} {what}")
+    for note in prepared.notes:
+        _print(f"note: {note}")
+    for difference in prepared.differing:
+        _print(f"warning: {difference}")
+    if prepared.waiting:
+        _print(f"{prepared.waiting:,} pictures wait for other parts; the last part to end writes the studies")
+    for path in prepared.studies:
+        _print(f"next: m4oe check {path}")
 
 
 def _print_findings(findings: Findings) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -34,6 +35,10 @@ class Prepared:
     waiting: int = 0
 
     @property
+    def problem_lines(self) -> list[str]:
+        return [f"{row.path}: {row.reason}" for row in self.problems.itertuples()]
+
+    @property
     def differing(self) -> tuple[str, ...]:
         """The counts that are not as published, in words."""
         return tuple(
@@ -41,6 +46,16 @@ class Prepared:
             for what, found, published in self.counts
             if published is not None and found != published
         )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "studies": [str(path) for path in self.studies],
+            "counts": {what: {"found": found, "published": said} for what, found, said in self.counts},
+            "left_out": dict(self.left_out),
+            "notes": list(self.notes),
+            "problems": self.problem_lines,
+            "waiting": self.waiting,
+        }
 
 
 def prepare_source(
@@ -131,7 +146,7 @@ def _written(name: str, release: Release, facts: _Facts, chunks: list[Chunk], ra
     write_whole(out / "problems.csv", _csv(table))
     paths = tuple(_write_study(study, release, reasons, raw, out) for study in release.studies)
     prepared = Prepared(paths, *facts, table)
-    write_whole(out / "prepared.json", json.dumps(_summary(name, prepared), indent=1).encode())
+    write_whole(out / "prepared.json", json.dumps({"source": name, **prepared.to_json()}, indent=1).encode())
     return prepared
 
 
@@ -161,14 +176,3 @@ def _write_study(study: StudyTable, release: Release, reasons: Mapping[str, str]
 
 def _csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
-
-
-def _summary(name: str, prepared: Prepared) -> dict[str, object]:
-    counts = {what: {"found": found, "published": published} for what, found, published in prepared.counts}
-    return {
-        "source": name,
-        "counts": counts,
-        "left_out": dict(prepared.left_out),
-        "notes": list(prepared.notes),
-        "problems": len(prepared.problems),
-    }
