@@ -69,7 +69,7 @@ def test_a_folder_of_exams(retina, retina_run, tmp_path):
     shutil.copy(picture(retina, "oct"), tmp_path / "in" / "anna" / "my_oct.nii.gz")
     found = predicted(retina_run, [str(tmp_path / "in")], tmp_path / "out")
     assert dict(zip(found["exam"], found["inputs"])) == {"anna": "fundus+oct", "berta": "fundus"}
-    assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"anna__optic.png", "berta__optic.png"}
+    assert {path.name for path in (tmp_path / "out" / "masks").glob("*.png")} == {"anna__optic.png", "berta__optic.png"}
     one = predicted(retina_run, [str(tmp_path / "in" / "anna")], tmp_path / "one")
     assert one["probability"].to_numpy() == pytest.approx(found.query("exam == 'anna'")["probability"].to_numpy())
 
@@ -246,7 +246,7 @@ def test_law_7_a_volume_mask_lies_where_its_input_does(orientation, tmp_path):
     nibabel.save(source, tmp_path / "scan.nii.gz")
     picture = read_picture((str(tmp_path / "scan.nii.gz"),), "mr")
     labels = (picture.values[0] > 75).astype(np.uint8)
-    path = write_mask(Mask("s", "e", "fluid", labels, picture.geometry), tmp_path / "masks", TASK)
+    path = write_mask(Mask("s", "e", "fluid", labels, picture.geometry, {0: "no", 7: "fluid"}), tmp_path / "masks")
     written = nibabel.load(path)
     assert path.name == "e__fluid.nii.gz" and nibabel.aff2axcodes(written.affine) == tuple(orientation)
     assert written.shape == source.shape

@@ -1,12 +1,9 @@
-"""Predicting: a saved model on exams, plain torch, loaded once, one batch in memory at a time.
-
-An exam that cannot be read is named and skipped; the others go on.
-"""
+"""Predicting whole exams: encoded once, decided, and explained from the tokens that are there already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,42 +15,11 @@ from m4oe.batch import Prediction, Tokens
 from m4oe.contributions import evidence_values, routing_values, shapley_values
 from m4oe.data.dataset import ExamDataset, Sample, collate, exam_sample
 from m4oe.errors import UserError
-from m4oe.masks import Mask, mask_of, true_mask
+from m4oe.masks import Mask, mask_of
 from m4oe.moe.losses import effective_tokens
+from m4oe.predict.part import CASE_COLUMNS, CONTRIBUTION_COLUMNS, PREDICTION_COLUMNS, Answer, Part, case_rows
 from m4oe.schema import Schema, TaskSpec
-from m4oe.tasks import KINDS, case_metrics
-from m4oe.tasks.segmentation_metrics import SCORES
-
-PREDICTION_COLUMNS = ["study", "exam", "patient", "split", "fold", "inputs", "task", "class", "target", "probability"]
-CONTRIBUTION_COLUMNS = ["study", "exam", "task", "class", "input", "modality", "measure", "value"]
-CASE_COLUMNS = ["study", "exam", "patient", "split", "fold", "task", "class", *SCORES, "outcome"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says of one exam.
-
-    probabilities {task: {class: p}} · contributions {task: {class: {measure: {input or modality: value}}}} in logits
-    · masks {task: labels on the input's own grid} · withheld {task: why it has no contributions}.
-    """
-
-    probabilities: Mapping[str, Mapping[str, float]]
-    contributions: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-    masks: Mapping[str, np.ndarray]
-    withheld: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What came out of one batch: rows of the three tables, masks, what failed, and routing's population sums."""
-
-    predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
-    contributions: pd.DataFrame = field(default_factory=pd.DataFrame)
-    cases: pd.DataFrame = field(default_factory=pd.DataFrame)
-    masks: Sequence[Mask] = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
-    joint: np.ndarray | None = None
-    effective_tokens: float | None = None
+from m4oe.tasks import KINDS
 
 
 class Predictor:
@@ -214,11 +180,7 @@ def _targets(task: TaskSpec, samples: Sequence[Sample]) -> np.ndarray:
 
 
 def _cases(part: Part, samples: Sequence[Sample], dataset: ExamDataset) -> Iterator[tuple[Any, ...]]:
-    """Rows of cases.csv: the masks of exams that have a true one, compared on the input's own grid."""
     by_exam = {(sample.study, sample.exam): sample for sample in samples}
     for mask in part.masks:
-        truth = true_mask(dataset.cohorts[mask.study], mask)
-        if truth is not None:
-            task, head = dataset.schema.task(mask.task), _head(by_exam[mask.study, mask.exam])
-            for row in case_metrics(mask.labels, truth, task, mask.geometry.spacing):
-                yield (*head, mask.task, *(row[column] for column in CASE_COLUMNS[6:]))
+        head, task = _head(by_exam[mask.study, mask.exam]), dataset.schema.task(mask.task)
+        yield from case_rows(dataset.cohorts[mask.study], mask, task, head)

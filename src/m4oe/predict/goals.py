@@ -1,0 +1,97 @@
+"""What is asked of a segmenter for one picture: by which stream it goes in, and which label sets come out.
+
+Axes: P slices · C classes of a label set · U classes of the unified one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from m4oe.errors import UserError
+from m4oe.masks import label_set
+from m4oe.nets.segmenter import UNIFIED
+from m4oe.schema import Schema, Stream
+from m4oe.study import Study, Task
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A label set to predict, under the name `task`.
+
+    classes: {value in a file: name} in the order of the class indices · logits: the network's task that it is read
+    from · members: of each class the unified ones of which it consists; None: the classes are those of the logits.
+    """
+
+    task: str
+    classes: Mapping[int, str]
+    logits: str
+    members: tuple[tuple[int, ...], ...] | None = None
+
+    def of(self, logits: Tensor) -> Tensor:
+        """(P, C, H, W) logits of its classes from those of the network's task; -inf of unknown classes."""
+        if self.members is None:
+            return logits
+        return torch.stack([logits[:, list(members)].logsumexp(1) for members in self.members], 1)
+
+
+def stream_for(schema: Schema, input: str, modality: str, kind: str, *, any_modality: bool) -> Stream:
+    """The stream by which a picture goes in: that of its input and modality, else of its modality and kind.
+
+    any_modality: a modality that was never seen goes in by the first stream of its kind; the gate sees the picture.
+    Raises UserError, naming the known modalities, where there is none.
+    """
+    alike = [stream for stream in schema.streams if stream.form == "slices" and stream.kind == kind]
+    seen = [stream for stream in alike if stream.modality == modality]
+    found = [stream for stream in seen if stream.input == input] or seen or (alike if any_modality else [])
+    if found:
+        return found[0]
+    known = ", ".join(dict.fromkeys(f"{stream.modality} (kind {stream.kind})" for stream in schema.streams))
+    why = f"no picture of kind {kind!r} was" if any_modality else "it sends pictures to experts by modality: such was"
+    raise UserError(
+        f"the model does not know modality {modality!r} of kind {kind!r}: {why} never trained; known: {known}"
+    )
+
+
+def goals_for(schema: Schema, labels: str, stream: Stream, input: str, study: Study) -> tuple[Goal, ...]:
+    """The label sets to predict for the picture `input` of an exam of `study`: its own tasks, in its own numbering.
+
+    labels: "unified" or "heads", as in the model's config. With unified labels a study may have a task that the model
+    was not trained for: its classes are found by name; without any task that is understood, the unified set is
+    predicted. Raises UserError where heads are told apart by a task that the study does not have.
+    """
+    known = {task.name: task for task in schema.tasks if task.on == stream.input}
+    asked = {name: task for name, task in study.tasks.items() if task.kind == "segmentation" and task.on == input}
+    own = tuple(
+        Goal(name, label_set(task.class_names, task.class_values), name)
+        for name, task in asked.items()
+        if name in known and task.class_names == known[name].classes
+    )
+    if labels == "unified":
+        new = [_by_name(name, task, schema) for name, task in asked.items() if name not in {goal.task for goal in own}]
+        return (*own, *filter(None, new)) or (Goal(UNIFIED, label_set(schema.unified), UNIFIED),)
+    if not own and len(known) == 1:
+        own = tuple(Goal(name, label_set(task.classes, task.values), name) for name, task in known.items())
+    if not own:
+        raise UserError(
+            f"study {study.name!r} has no task of this model on input {input!r}, and its label sets are told apart by "
+            f"task; name a study with one of: {', '.join(known) or '(none)'}"
+        )
+    return own
+
+
+def _by_name(name: str, task: Task, schema: Schema) -> Goal | None:
+    """A label set of its own on the unified classes; None where not one of its classes is known."""
+    place = {known: number for number, known in enumerate(schema.unified)}
+    members = [tuple(_known(task, one, place)) for one in task.class_names[1:]]
+    if not any(members):
+        return None
+    rest = tuple(number for number in place.values() if not any(number in one for one in members))
+    return Goal(name, label_set(task.class_names, task.class_values), UNIFIED, (rest, *members))
+
+
+def _known(task: Task, name: str, place: Mapping[str, int]) -> Iterator[int]:
+    return (place[one] for one in task.comprises(name) if one in place)
