@@ -23,6 +23,7 @@ from m4oe.data.readers import Geometry, Orientation, read_labels, read_picture
 from m4oe.data.table import Cohort
 from m4oe.data.volumes.grids import labels_on
 from m4oe.data.volumes.prepare import Prepared, Way, prepare
+from m4oe.errors import UserError
 from m4oe.schema import Plan, Preparation, Stream, TaskSpec
 
 VERSION = 1
@@ -43,9 +44,17 @@ class SliceCache:
     def pictures(self, cohort: Cohort, place: int, stream: Stream) -> ndarray:
         """(S, C, h, w) float16, memory-mapped: the slices of one exam, without neighbours.
 
-        Raises UserError for what cannot be read, naming file and row.
+        Raises UserError, naming file and row, for what cannot be read, and for another number of channels than the
+        stream has.
         """
-        return _mapped(self._picture(cohort, place, stream.input))
+        slices = _mapped(self._picture(cohort, place, stream.input))
+        if slices.shape[1] != stream.channels:
+            with located(cohort, place, f"input {stream.input!r}"):
+                raise UserError(
+                    f"{', '.join(cohort.paths[stream.input][place])}: {slices.shape[1]} channels, where "
+                    f"{stream.name!r} has {stream.channels}, as its first picture has"
+                )
+        return slices
 
     def floor(self, cohort: Cohort, place: int, stream: Stream) -> float:
         """What stands outside of the picture, in prepared units."""
@@ -96,7 +105,10 @@ class SliceCache:
 
     def _preparation(self, cohort: Cohort, place: int, name: str) -> Preparation:
         modality = cohort.modalities[name][place]
-        return self.plan.streams.get(f"{name}@{modality}") or self.plan.streams[name]
+        found = self.plan.streams.get(f"{name}@{modality}") or self.plan.streams.get(name)
+        if found is None:
+            raise UserError(f"plan.json says nothing of input {name!r} of modality {modality!r}; delete it, or add it")
+        return found
 
     def _named(self, facts: list[Any]) -> Path:
         text = json.dumps([VERSION, *facts], default=str)

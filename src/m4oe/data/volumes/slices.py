@@ -55,7 +55,7 @@ class SliceDataset(torch.utils.data.Dataset[Sample]):
     draws: slices an epoch, drawn in balance over studies, exams and classes, each decided by (seed, epoch, number)
     alone; None: every slice on which a pixel counts, in order, its middle, unchanged. augment: strength, 0 is none.
     Every volume is prepared when the data set is made, unless the cache has it; afterwards no file is decoded.
-    Raises UserError for what cannot be read, and where no slice has a pixel that counts.
+    Raises UserError for what cannot be read, and, of draws, for a task whose every mask is empty.
     """
 
     def __init__(
@@ -73,11 +73,8 @@ class SliceDataset(torch.utils.data.Dataset[Sample]):
         self.augment, self.seed, self.draws = augment, seed, draws
         self._stacks = _stacks({cohort.study.name: cohort for cohort in cohorts}, self.rows, schema, cache)
         self._slices = [(stack, slice_) for stack in self._stacks for slice_ in stack.labelled.tolist()]
-        if not self._slices:
-            raise UserError(
-                f"{', '.join(str(cohort.study.table_path) for cohort in cohorts)}: no exam has a mask with a pixel "
-                "that counts; correct the column of the masks, or 'classes'"
-            )
+        if draws is not None:
+            _refuse_empty(self._stacks, schema)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
 
     def __len__(self) -> int:
@@ -179,10 +176,23 @@ def _stacks(cohorts: Mapping[str, Cohort], rows: pd.DataFrame, schema: Schema, c
         for stream in schema.streams:
             if tasks := _tasks_on(cohort, place, stream, schema):
                 counts = {task.name: cache.counts(cohort, place, task) for task in tasks}
+                cache.pictures(cohort, place, stream)
                 floor = cache.floor(cohort, place, stream)
                 split, fold = str(row.get("split", "")), int(row.get("fold", 0))
                 stacks.append(Stack(cohort, place, stream, tasks, counts, floor, split, fold))
     return stacks
+
+
+def _refuse_empty(stacks: Sequence[Stack], schema: Schema) -> None:
+    """Raises UserError for a task of which no mask has a pixel of any class but background."""
+    for task in schema.tasks:
+        having = [stack for stack in stacks if task.name in stack.counts]
+        if having and not any(stack.counts[task.name][:, 1:].any() for stack in having):
+            study = having[0].cohort.study
+            raise UserError(
+                f"{study.table_path}, column {study.tasks[task.name].column!r}: all {len(having)} masks of task "
+                f"{task.name!r} are empty in training; correct the paths of the masks, or the values of 'classes'"
+            )
 
 
 def _tasks_on(cohort: Cohort, place: int, stream: Stream, schema: Schema) -> tuple[TaskSpec, ...]:
