@@ -119,7 +119,7 @@ class Fit:
         return self._padded(near.long(), OUTSIDE)
 
     def invert(self, scores: Tensor) -> Tensor:
-        """`scores` (C, *size) on the picture's grid (C, *shape), linear between pixels, outside the focus as at its rim."""
+        """`scores` (C, *size) on the grid of the picture (C, *shape), linear; beyond the focus as at its rim."""
         for axis, (start, length) in enumerate(zip(self._start, self.inner), start=1):
             scores = scores.narrow(axis, start, length)
         mode = "bilinear" if len(self.shape) == 2 else "trilinear"

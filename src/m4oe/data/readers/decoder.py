@@ -42,6 +42,7 @@ DECODERS: Mapping[str, tuple[str, str]] = {
     "1.2.840.10008.1.2.4.202": JPEG_2000,
     "1.2.840.10008.1.2.4.203": JPEG_2000,
 }
+CRASHED = "crashed their decoder; damaged"
 EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
@@ -49,15 +50,18 @@ class Failed(Exception):
     """A frame that could not be unpacked, with a reason that is safe to show: no text of the file is in it."""
 
 
-def unpack(frame: bytes, syntax: str, options: Mapping[str, Any], seconds: float = SECONDS) -> Any:
+def unpack(frame: bytes, syntax: str, options: Mapping[str, Any]) -> Any:
     """The pixels (H, W) or (H, W, 3) of one compressed `frame`; colour as RGB.
 
-    options: rows, columns, samples_per_pixel, bits_allocated, ... as pydicom's decoders take them.
-    Raises Failed with a reason.
+    options: rows, columns, samples_per_pixel, bits_allocated, ... as pydicom's decoders take them. A process that is
+    gone may have died of something else: the frame is tried a second time. Raises Failed with a reason.
     """
     import numpy as np
 
-    head, pixels = _process().ask({"syntax": syntax, "options": dict(options)}, frame, seconds)
+    request = {"syntax": syntax, "options": dict(options)}
+    head, pixels = _process().ask(request, frame, SECONDS)
+    if head.get("failed") == CRASHED:
+        head, pixels = _process().ask(request, frame, SECONDS)
     if "failed" in head:
         raise Failed(head["failed"])
     return np.frombuffer(pixels, head["dtype"]).reshape(head["shape"])
@@ -92,8 +96,7 @@ class _Process:
             return _read(self.child.stdout)
         except (OSError, EOFError, ValueError):
             self.close()
-            died = f"took longer than {seconds:g} seconds to unpack" if late.is_set() else "crashed its decoder"
-            return {"failed": f"{died}; damaged"}, b""
+            return {"failed": f"took longer than {seconds:g} seconds; damaged" if late.is_set() else CRASHED}, b""
         finally:
             alarm.cancel()
 
