@@ -34,7 +34,7 @@ COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
 
 
 def dataset(pixels: np.ndarray, **tags: Any) -> FileDataset:
-    """A data set of `pixels` (H, W), (F, H, W) with NumberOfFrames, (H, W, 3), (F, H, W, 3); `tags` say what is different."""
+    """A data set of `pixels` (H, W) or (H, W, 3), with NumberOfFrames (F, H, W) or (F, H, W, 3), and other `tags`."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom.uid import EnhancedCTImageStorage
 
-from dicoms import dataset, item, save, slice_tags, write
+from dicoms import item, save, slice_tags
 from m4oe.data.readers import form_of, placing, read_picture
 from m4oe.data.readers.series import series_in
 from m4oe.errors import UserError
@@ -29,7 +29,7 @@ def value_at(picture, lps: np.ndarray) -> float:
     ras = lps * [-1, -1, 1]
     index = np.linalg.solve(picture.affine, [*ras, 1])[:3]
     assert np.allclose(index, np.rint(index), atol=1e-6)
-    return picture.values[0][tuple(int(round(number)) for number in index)]
+    return picture.values[0][tuple(round(number) for number in index)]
 
 
 def cut(folder: Path, axes: tuple[int, int, int], flips: tuple[int, int, int]) -> Path:
@@ -219,8 +219,7 @@ def test_an_enhanced_file_of_one_frame_is_an_image(tmp_path):
 
 def test_frames_of_a_film_are_slices_without_a_place(tmp_path):
     stack = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
-    made = dataset(stack[0], NumberOfFrames=4, PixelData=stack.tobytes(), Modality="US")
-    path = write(tmp_path / "a.dcm", made)
+    path = save(tmp_path / "a.dcm", stack, NumberOfFrames=4, Modality="US")
     picture = read(path, "other")
     np.testing.assert_array_equal(picture.values, stack.transpose(3, 0, 1, 2))
     assert picture.spacing is None and form_of((str(path),), "other") == ("volume", 3)
@@ -247,7 +246,7 @@ def slide(path: Path, whole: np.ndarray, places: list[tuple[int, int]] | None) -
             )
             for r, c in places
         ]
-    return write(path, dataset(tiles[0], NumberOfFrames=len(tiles), PixelData=tiles.tobytes(), **tags))
+    return save(path, tiles, NumberOfFrames=len(tiles), **tags)
 
 
 def test_tiles_of_a_slide_are_one_picture(tmp_path):
