@@ -20,7 +20,6 @@ from m4oe.data.readers import read_mask, read_picture
 from m4oe.errors import UserError
 from m4oe.masks import Mask, write_mask
 from m4oe.runs import evaluate_run, predict_run
-from m4oe.schema import TaskSpec
 from small_runs import edited, trained
 
 CPU = torch.device("cpu")
@@ -218,15 +217,6 @@ def test_a_file_tells_its_side_by_its_name(breast, breast_run, tmp_path):
 # ---- law 7: masks on the input's own grid
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "PIR", "ASL", "SRA")
-TASK = TaskSpec(
-    name="fluid",
-    kind="segmentation",
-    classes=("no", "fluid"),
-    values=(0, 7),
-    on="scan",
-    prior=(0.9, 0.1),
-    weights=(1, 1),
-)
 
 
 def volume(orientation: str) -> nibabel.Nifti1Image:

@@ -1,0 +1,445 @@
+"""Predicting volumes slice by slice, with a network whose answer is known: a pixel of value k is of class k."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from m4oe.artifact import Artifact
+from m4oe.batch import Batch, Prediction, Routing, Rows
+from m4oe.config import Config
+from m4oe.data.dataset import ExamDataset
+from m4oe.data.readers import picture_of
+from m4oe.data.table import Cohort, load_cohort
+from m4oe.data.volumes.prepare import prepare
+from m4oe.data.volumes.slices import with_neighbours as of_training
+from m4oe.errors import UserError
+from m4oe.masks import write_mask
+from m4oe.moe import ModalityRouter
+from m4oe.nets.segmenter import UNIFIED
+from m4oe.predict import VolumePredictor
+from m4oe.predict.goals import goals_for, stream_for
+from m4oe.predict.slicewise import Slicewise, with_neighbours
+from m4oe.schema import Plan, Preparation, Schema, Stream, TaskSpec
+from m4oe.study import load_study
+
+SIZE = (12, 10)
+AS_STORED = {"low": 0.0, "high": 9.0, "mean": 0.0, "sd": 1.0}  # values as the file has them
+UNIFIED_CLASSES = ("background", "liver", "spleen", "left_kidney", "right_kidney")
+ORGANS = {"ct_organs": ("liver", "spleen"), "mr_organs": ("liver", "left_kidney", "right_kidney")}
+
+
+class Reader(nn.Module):
+    """Logits that are highest for class k where the pixel of one `channel` has the value k."""
+
+    def __init__(self, outputs: dict[str, int], channel: int = 0) -> None:
+        super().__init__()
+        self.outputs, self.channel, self.seen = outputs, channel, []
+
+    def forward(self, batch: Batch, tasks: Sequence[str]) -> Prediction:
+        ((stream, rows),) = batch.inputs.items()
+        self.seen.append((stream, tuple(rows.values.shape), tuple(tasks)))
+        x = rows.values[:, self.channel, None].float()
+        logits = {task: Rows(self.logits(x, self.outputs[task]), rows.index) for task in tasks}
+        combine = torch.tensor([0.75, 0.25]).expand(len(x), 6, 2)
+        return Prediction(logits, routing={"encoder.0.0": Routing(None, combine)})
+
+    def logits(self, x: torch.Tensor, classes: int) -> torch.Tensor:
+        return -8 * (x - torch.arange(classes).view(-1, 1, 1)) ** 2
+
+
+class Lopsided(Reader):
+    """Answers by the place in the slice: class 1 in its first column, whatever the picture shows."""
+
+    def logits(self, x: torch.Tensor, classes: int) -> torch.Tensor:
+        one = torch.zeros(len(x), classes, *x.shape[2:])
+        one[:, 1, :, 0] = 3
+        return one
+
+
+def a_task(name: str, classes: Sequence[str], on: str = "scan", **facts: object) -> TaskSpec:
+    share = 1 / (1 + len(classes))
+    named = ("background", *classes)
+    return TaskSpec(
+        name=name, kind="segmentation", classes=named, on=on, values=tuple(range(len(named))),
+        prior=(share,) * len(named), weights=(1.0,) * len(named), comprises=tuple((one,) for one in named), **facts,
+    )  # fmt: skip
+
+
+def a_schema(context: int = 0, axis: int = 0, size: tuple[int, int] = SIZE, **preparation: object) -> Schema:
+    """Streams of CT and MR on one input, a task of each."""
+    streams = tuple(
+        Stream(name=f"scan@{modality}", input="scan", modality=modality, kind=modality, form="slices", channels=1)
+        for modality in ("ct", "mr")
+    )
+    way = Preparation(slice_axis=axis, **{**AS_STORED, **preparation})
+    plan = Plan(size=size, context=context, streams={stream.name: way for stream in streams})
+    return Schema(streams=streams, tasks=tuple(a_task(*item) for item in ORGANS.items()), plan=plan)
+
+
+def predictor(schema: Schema, network: nn.Module | None = None, **settings: object) -> VolumePredictor:
+    outputs = {task.name: len(task.classes) for task in schema.tasks} | {UNIFIED: len(schema.unified)}
+    model = Config().for_tasks({"segmentation"}).model
+    model = model.model_copy(update={"segmenter": model.segmenter.model_copy(update=settings)})
+    return VolumePredictor(Artifact(network or Reader(outputs), model, schema))
+
+
+def coded(shape: Sequence[int], classes: int, seed: int = 0) -> np.ndarray:
+    """A volume of class numbers, in blocks."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, classes, [-(-length // 2) for length in shape])
+    return np.kron(small, np.ones([2] * len(shape)))[tuple(map(slice, shape))].astype(np.float32)
+
+
+def save(array: np.ndarray, path: Path, orientation: str = "RAS", spacing: Sequence[float] = (2, 2, 2)) -> Path:
+    """`array` in RAS+ (x, y, z), stored as told."""
+    image = nibabel.Nifti1Image(array, np.diag([*spacing, 1.0]))
+    start, end = (nibabel.orientations.axcodes2ornt(codes) for codes in ("RAS", orientation))
+    nibabel.save(image.as_reoriented(nibabel.orientations.ornt_transform(start, end)), path)
+    return path
+
+
+def a_cohort(
+    folder: Path, name: str, rows: Sequence[dict[str, str]], tasks: dict[str, object], modality: str = "ct",
+    kind: str | None = None,
+) -> Cohort:  # fmt: skip
+    """A study on files in `folder`; tasks {name: classes}."""
+    pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+    content = {
+        "name": name,
+        "table": f"{name}.csv",
+        "exam": "exam",
+        "inputs": {"scan": {"column": "scan", "modality": modality, "kind": kind or modality}},
+        "tasks": {
+            task: {"kind": "segmentation", "column": "mask", "on": "scan", "classes": classes}
+            for task, classes in tasks.items()
+        },
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return load_cohort(load_study(folder / f"{name}.yaml"), need_labels=False)
+
+
+def dataset(schema: Schema, *cohorts: Cohort) -> ExamDataset:
+    frames = [pd.DataFrame({"study": cohort.study.name, "exam": cohort.exams}) for cohort in cohorts]
+    return ExamDataset(cohorts, pd.concat(frames, ignore_index=True).assign(split="test", fold=0), schema)
+
+
+CT_CLASSES = {0: "background", 10: "liver", 20: "spleen"}
+
+
+# ---- slices, and the way back
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR", "SAL"])
+def test_what_the_network_says_stands_where_the_picture_showed_it(axis, orientation, tmp_path):
+    """Without a change of size the mask is the picture itself, in the file's own array and in the study's values."""
+    array = coded((10, 12, 7), 3)
+    save(array, tmp_path / "a.nii.gz", orientation)
+    schema = a_schema(axis=axis, spacing=None, size=((12, 10), (7, 10), (7, 12))[axis])
+    cohort = a_cohort(tmp_path, "site", [{"exam": "a", "scan": "a.nii.gz"}], {"ct_organs": CT_CLASSES})
+    (part,) = predictor(schema).stream(dataset(schema, cohort), batch_size=3)
+    (mask,) = part.masks
+    assert not part.failed and mask.labels.dtype == np.uint8
+    written = nibabel.load(write_mask(mask, tmp_path / "masks"))
+    assert np.array_equal(np.asarray(written.dataobj), 10 * nibabel.load(tmp_path / "a.nii.gz").get_fdata())
+
+
+def test_scores_return_to_the_grid_of_the_picture():
+    """Twice as fine a grid, and a slice that is narrower than the plan's: large parts come back as they were."""
+    array = np.zeros((4, 32, 16), np.float32)
+    array[:, 8:20, 4:10], array[1:3, 24:30, 8:14] = 1, 2
+    found = predictor(a_schema(spacing=None, size=(16, 16))).predict({"scan@ct": array})
+    (labels,) = found.masks.values()
+    assert labels.shape == array.shape
+    for k in (1, 2):
+        assert 2 * ((labels == k) & (array == k)).sum() / ((labels == k).sum() + (array == k).sum()) > 0.9
+
+
+def test_an_image_is_a_stack_of_one():
+    array = coded(SIZE, 3)
+    (labels,) = predictor(a_schema(spacing=None)).predict({"scan@ct": array}).masks.values()
+    assert np.array_equal(labels, array)
+
+
+def test_small_slices_are_framed_as_in_training():
+    """The frame is the floor, half of it before; 5 rows in 12 have 3 above them."""
+    network = Reader({UNIFIED: 5})
+    frames = []
+    network.register_forward_pre_hook(lambda module, given: frames.append(given[0].inputs["scan@ct"].values))
+    array = 1 + coded((2, 5, 10), 2)
+    (labels,) = predictor(a_schema(spacing=(1.0, 1.0)), network).predict({"scan@ct": array}).masks.values()
+    assert frames[0].shape == (2, 1, 12, 10) and np.array_equal(frames[0][:, 0, 3:8], array)
+    assert (frames[0][:, 0, :3] == 1).all() and (frames[0][:, 0, 8:] == 1).all()
+    assert np.array_equal(labels, array)
+
+
+def test_the_size_of_batches_changes_nothing_and_large_slices_come_fewer():
+    array, schema = coded((11, 12, 10), 3), a_schema(spacing=None)
+    one, all_ = (
+        Slicewise(Reader({"ct_organs": 3}), schema.plan, torch.device("cpu"), size).segment(
+            picture_of(array, "ct"), schema.streams[0], goals_for_ct(schema)
+        )
+        for size in (1, 32)
+    )
+    assert np.array_equal(one.labels["ct_organs"], all_.labels["ct_organs"])
+    network = Reader({UNIFIED: 5})
+    few = a_schema(spacing=(0.5, 0.5), size=(6, 5))
+    picture = replace(picture_of(array, "ct"), spacing=(3.0, 1.0, 1.0))
+    Slicewise(network, few.plan, torch.device("cpu"), 32).segment(picture, few.streams[0], unified_goal(few))
+    assert {shape[1:] for _, shape, _ in network.seen} == {(1, 24, 20)}  # 16 times the plan's pixels
+    assert [shape[0] for _, shape, _ in network.seen] == [2, 2, 2, 2, 2, 1]
+
+
+def goals_for_ct(schema: Schema):
+    return predictor(schema, labels="heads")._goals_without_study(schema.streams[0])[:1]
+
+
+def unified_goal(schema: Schema):
+    return predictor(schema)._goals_without_study(schema.streams[0])
+
+
+@pytest.mark.parametrize("context", [0, 1, 2])
+def test_neighbours_are_those_of_training(context):
+    array = np.random.default_rng(0).normal(size=(1, 5, 12, 10)).astype(np.float32)
+    picture = replace(picture_of(array[0], "ct"), values=np.concatenate([array, array + 9]))
+    slices = prepare(picture, Preparation(**AS_STORED), SIZE).slices
+    found = with_neighbours(slices, range(1, 5), context)
+    stack = np.stack([slices[number].numpy() for number in range(5)])
+    assert found.shape == (4, 2 * (2 * context + 1), 12, 10)
+    for number, one in zip(range(1, 5), found, strict=True):
+        assert np.array_equal(one, of_training(stack, number, context))
+
+
+def test_context_reaches_the_network():
+    """A network that reads the channel of the slice before gives each slice the mask of the one before."""
+    array = coded((6, 12, 10), 3)
+    network = Reader({UNIFIED: 5}, channel=0)
+    (labels,) = predictor(a_schema(context=1, spacing=None), network).predict({"scan@ct": array}).masks.values()
+    assert np.array_equal(labels, array[[0, 0, 1, 2, 3, 4]])
+
+
+def test_flips_are_the_mean_over_mirrored_slices():
+    """Class 1 in the first column alone, by any way of looking: with flips half of them say so in first and last one,
+    which is e^3 / (4 + e^3) = .83 times one half, below the half of the others plus 1 / 5."""
+    array, network = coded((2, 12, 10), 3), Lopsided({UNIFIED: 5})
+    (alone,) = predictor(a_schema(spacing=None), network).predict({"scan@ct": array}).masks.values()
+    assert (alone[:, :, 0] == 1).all() and not alone[:, :, 1:].any() and len(network.seen) == 1
+    (both,) = predictor(a_schema(spacing=None), network, flips=True).predict({"scan@ct": array}).masks.values()
+    assert len(network.seen) == 5
+    assert (both[:, :, [0, -1]] == 1).all() and not both[:, :, 1:-1].any()
+
+
+def test_the_largest_component_of_a_class_stays():
+    array = np.zeros((4, 12, 10), np.float32)
+    array[:, :4, :4], array[0, 8:10, 8:10], array[3, 8:, 2:4] = 1, 1, 2
+    given = predictor(a_schema(spacing=None), largest_component=("liver", "no organ")).predict({"scan@ct": array})
+    expected = array.copy()
+    expected[0, 8:10, 8:10] = 0
+    assert np.array_equal(given.masks[UNIFIED], expected)
+
+
+# ---- which stream, which label set
+
+
+def test_a_study_gets_its_own_tasks_in_its_own_numbering(tmp_path):
+    """Two tasks on one input: of the study's own, the values that it writes."""
+    schema = a_schema(spacing=None)
+    save(coded((10, 12, 3), 3), tmp_path / "a.nii.gz")
+    rows = [{"exam": "a", "scan": "a.nii.gz"}]
+    for labels in ("heads", "unified"):
+        cohort = a_cohort(tmp_path, "site", rows, {"ct_organs": {0: "background", 200: "liver", 7: "spleen"}})
+        network = Reader({"ct_organs": 3})
+        (part,) = predictor(schema, network, labels=labels).stream(dataset(schema, cohort))
+        assert dict(part.masks[0].classes) == {0: "background", 200: "liver", 7: "spleen"}
+        assert network.seen[0][2] == ("ct_organs",)
+
+
+def test_a_new_label_set_is_found_by_name():
+    """Unified: background 0, liver 1, spleen 2, kidneys 3 and 4. The study knows kidneys as one class, and a stone."""
+    study = load_study_of(
+        {"nephro": {0: "background", 5: "kidneys", 6: "stone"}}, {"kidneys": ["left_kidney", "right_kidney"]}
+    )
+    schema = a_schema()
+    (goal,) = goals_for(schema, "unified", schema.streams[0], "scan", study)
+    assert (goal.task, goal.logits) == ("nephro", UNIFIED)
+    assert goal.members == ((0, 1, 2), (3, 4), ()) and dict(goal.classes) == {0: "background", 5: "kidneys", 6: "stone"}
+    shares = torch.tensor([0.1, 0.2, 0.1, 0.25, 0.35]).log().view(1, 5, 1, 1)
+    assert goal.of(shares).softmax(1).flatten().tolist() == pytest.approx([0.4, 0.6, 0])
+
+
+def load_study_of(tasks: dict[str, dict[int, str]], synonyms: dict[str, list[str]] | None = None):
+    from m4oe.study import parse_study
+
+    content = {
+        "name": "site",
+        "table": "t.csv",
+        "inputs": {"scan": {"column": "scan", "modality": "ct", "kind": "ct"}},
+        "tasks": {
+            name: {"kind": "segmentation", "column": "m", "on": "scan", "classes": classes, "synonyms": synonyms or {}}
+            for name, classes in tasks.items()
+        },
+    }
+    return parse_study(content, Path("study.yaml"))
+
+
+def test_without_a_label_set_that_is_understood_the_unified_one_is_predicted():
+    schema, strange = a_schema(), load_study_of({"brain": {0: "background", 1: "thalamus"}})
+    for study in (strange, strange.model_copy(update={"tasks": {}})):
+        (goal,) = goals_for(schema, "unified", schema.streams[0], "scan", study)
+        assert goal.task == UNIFIED and dict(goal.classes) == dict(enumerate(UNIFIED_CLASSES))
+    with pytest.raises(
+        UserError, match=r"study 'site' has no task of this model on input 'scan'.*ct_organs, mr_organs"
+    ):
+        goals_for(schema, "heads", schema.streams[0], "scan", strange)
+
+
+def test_a_stream_is_found_by_input_modality_and_kind():
+    schema = a_schema()
+    assert stream_for(schema, "scan", "mr", "mr", any_modality=False).name == "scan@mr"
+    assert stream_for(schema, "other", "mr", "mr", any_modality=False).name == "scan@mr"
+    assert stream_for(schema, "scan", "cemr", "mr", any_modality=True).name == "scan@mr"
+    with pytest.raises(
+        UserError, match=r"does not know modality 'cemr' of kind 'mr'.*known: ct \(kind ct\), mr \(kind"
+    ):
+        stream_for(schema, "scan", "cemr", "mr", any_modality=False)
+    with pytest.raises(UserError, match="no picture of kind 'ultrasound'"):
+        stream_for(schema, "scan", "us", "ultrasound", any_modality=True)
+
+
+def test_an_unknown_modality_goes_through_the_gate_and_not_through_hard_routing(tmp_path):
+    schema = a_schema(spacing=None)
+    save(coded((10, 12, 3), 2), tmp_path / "a.nii.gz")
+    rows = [{"exam": "a", "scan": "a.nii.gz"}]
+    cohort = a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES}, modality="dual_energy", kind="ct")
+    (part,) = predictor(schema).stream(dataset(schema, cohort))
+    assert len(part.masks) == 1 and not part.failed and part.gate == {}
+    network = Reader({"ct_organs": 3})
+    network.router = ModalityRouter([0, 1])
+    (part,) = predictor(schema, network).stream(dataset(schema, cohort))
+    (reason,) = part.failed.values()
+    assert not part.masks and "row 2, input 'scan'" in reason and "does not know modality 'dual_energy'" in reason
+
+
+# ---- what comes out
+
+
+def two_exams(folder: Path) -> tuple[list[dict[str, str]], np.ndarray]:
+    """Exams a and b, with masks: of a the picture itself, of b its liver alone."""
+    array = coded((10, 12, 5), 3)
+    for exam, mask in (("a", array), ("b", np.where(array == 1, 1, 0))):
+        save(array, folder / f"{exam}.nii.gz")
+        save(10 * mask.astype(np.float32), folder / f"{exam}_mask.nii.gz", "LPS")
+    return [{"exam": exam, "scan": f"{exam}.nii.gz", "mask": f"{exam}_mask.nii.gz"} for exam in "ab"], array
+
+
+def test_cases_are_scored_on_the_grid_of_the_picture(tmp_path):
+    rows, _ = two_exams(tmp_path)
+    schema = a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES})
+    a, b = predictor(schema).stream(dataset(schema, cohort))
+    assert (
+        a.cases["dice"].tolist() == [1, 1] and a.cases["hd95"].tolist() == [0, 0] and a.cases["nsd"].tolist() == [1, 1]
+    )
+    assert a.cases[["study", "exam", "split", "fold", "task"]].iloc[0].tolist() == ["site", "a", "test", 0, "ct_organs"]
+    assert b.cases[["class", "outcome"]].to_numpy().tolist() == [["liver", "scored"], ["spleen", "invented"]]
+
+
+def test_what_a_gate_did_is_summed_by_modality(tmp_path):
+    """Five slices of six tokens at .75 and .25, in the row of MR."""
+    rows, _ = two_exams(tmp_path)
+    schema = a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows[:1], {"mr_organs": ["background", *ORGANS["mr_organs"]]}, modality="mr")
+    (part,) = predictor(schema, flips=True).stream(dataset(schema, cohort), batch_size=2)
+    assert part.gate.keys() == {"encoder.0.0"}
+    assert part.gate["encoder.0.0"] == pytest.approx(np.array([[0, 0], [22.5, 7.5]]))
+
+
+def test_a_bad_exam_is_named_and_the_others_go_on(tmp_path):
+    rows, _ = two_exams(tmp_path)
+    (tmp_path / "torn.nii.gz").write_bytes(b"torn")
+    save(np.full((10, 12, 5), np.nan, np.float32), tmp_path / "nan.nii.gz")
+    save(np.zeros((10, 12, 4), np.float32), tmp_path / "short.nii.gz")
+    rows += [{"exam": "torn", "scan": "torn.nii.gz", "mask": ""}, {"exam": "nan", "scan": "nan.nii.gz", "mask": ""}]
+    rows += [{"exam": "lost", "scan": "a.nii.gz", "mask": "short.nii.gz"}]
+    schema = a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES})
+    parts = list(predictor(schema).stream(dataset(schema, cohort)))
+    failed = {exam: reason for part in parts for exam, reason in part.failed.items()}
+    assert failed.keys() == {"site/torn", "site/nan", "site/lost"}
+    assert "site.csv, row 4, input 'scan'" in failed["site/torn"] and "NaN" in failed["site/nan"]
+    assert "row 6, task 'ct_organs'" in failed["site/lost"] and "copy_affine" not in failed["site/lost"]
+    # A mask that cannot be compared does not take the predicted one away.
+    assert [mask.exam for part in parts for mask in part.masks] == ["a", "b", "lost"]
+
+
+def test_another_number_of_channels_is_refused():
+    with pytest.raises(UserError, match="3 channels, where 'scan@ct' has 1"):
+        schema = a_schema(spacing=None)
+        colour = replace(picture_of(coded((4, 12, 10), 3), "ct"), values=np.zeros((3, 4, 12, 10), np.float32))
+        Slicewise(Reader({UNIFIED: 5}), schema.plan, torch.device("cpu")).segment(
+            colour, schema.streams[0], unified_goal(schema)
+        )
+
+
+# ---- memory
+
+MEMORY = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, {tests!r})
+from test_predict_volumes import Reader, a_schema, predictor
+from m4oe.nets.segmenter import UNIFIED
+
+def peak():  # of this process alone: what getrusage says includes the process that started it
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+
+model = predictor(a_schema(spacing=None, size=(96, 96), high=1e4), Reader({{UNIFIED: 16}}))
+model.predict({{"scan@ct": torch.arange(192 * 192).view(192, 192).float()}})
+before = peak()
+(labels,) = model.predict({{"scan@ct": {file!r}}}).masks.values()
+assert labels.max() == 15 and labels.dtype == "uint8", (labels.max(), labels.dtype)
+print(peak() - before, *labels.shape)
+"""
+
+
+def peak_of(shape: Sequence[int], folder: Path) -> int:
+    """MiB that predicting 16 classes on an int16 CT of `shape` (x, y, z) takes over the loaded model."""
+    image = np.zeros(shape, np.int16)
+    image[8:-8, 8:-8] = (np.arange(shape[2]) % 16).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(image, np.diag([0.8, 0.8, 1.5, 1])), folder / "ct.nii.gz")
+    code = MEMORY.format(tests=str(Path(__file__).parent), file=str(folder / "ct.nii.gz"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    taken, *found = map(int, done.stdout.split())
+    assert found == list(reversed(shape))
+    return taken
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc: peak memory is not known")
+
+
+@needs_proc
+def test_memory_is_a_few_bytes_a_pixel_whatever_the_classes(tmp_path):
+    """192 x 192 x 192 pixels, 6.75 Mi: as floats of 16 classes 432 MiB; 4 bytes as read, 2 as stored, 1 as mask: 47."""
+    assert peak_of((192, 192, 192), tmp_path) < 200
+
+
+@needs_proc
+@pytest.mark.slow
+def test_memory_of_a_large_ct_of_16_classes_is_below_3_gb(tmp_path):
+    """512 x 512 x 600."""
+    assert peak_of((512, 512, 600), tmp_path) < 3000
