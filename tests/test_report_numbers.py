@@ -40,9 +40,11 @@ def test_predictions_come_back_in_the_order_of_the_classes():
     )
     found = outcome(table, ORDINAL, "test")
     assert found.probability.tolist() == [[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]
-    assert found.truth.tolist() == [0, -1] and found.decision.tolist() == [2, 1]
+    assert found.truth.tolist() == [0, -1]
+    assert found.decision.tolist() == [1, 1]  # the median: half of the first exam's probability is reached at B
     assert found.labelled.tolist() == [True, False]
-    assert outcomes.confusion(found).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert outcomes.confusion(found).tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert [part.tolist() for part in outcomes.sure_and_right(found)] == [[0.3], [0.0]]  # sure of B, not of C
     above = outcomes.contests(found)
     assert above["above A"][1].tolist() == pytest.approx([0.8]) and above["above B"][1].tolist() == pytest.approx([0.5])
 

@@ -11,6 +11,7 @@ from numpy import ndarray
 from sklearn import metrics as sk
 
 from m4oe.tasks import KINDS, case_metrics
+from m4oe.tasks.classification_metrics import decided
 from m4oe.tasks.metrics import auroc, calibration_error
 from m4oe.tasks.segmentation_metrics import hd95, nsd, surface_distances
 from m4oe.tasks.survival_metrics import censoring_curve, concordance, inverse_censoring_weights
@@ -100,7 +101,7 @@ def test_calibration_error_by_hand() -> None:
 @pytest.mark.parametrize("kind", ["multiclass", "ordinal"])
 def test_class_metrics_are_those_of_scikit_learn(kind: str) -> None:
     target, probability = labels_and_probabilities(kind)
-    decision, values = probability.argmax(1), KINDS[kind].metrics(TASKS[kind], target, probability)
+    decision, values = naive_decision(kind, probability), KINDS[kind].metrics(TASKS[kind], target, probability)
     assert values["accuracy"] == pytest.approx(sk.accuracy_score(target, decision))
     assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(target, decision))
     assert values["macro_f1"] == pytest.approx(sk.f1_score(target, decision, average="macro"))
@@ -113,6 +114,33 @@ def test_class_metrics_are_those_of_scikit_learn(kind: str) -> None:
         assert values["auroc"] == pytest.approx(np.mean(above))
         kappa = sk.cohen_kappa_score(target, decision, weights="quadratic")
         assert values["quadratic_kappa"] == pytest.approx(kappa)
+
+
+def naive_decision(kind: str, probability: ndarray) -> list[int]:
+    """Multiclass: the most probable class. Ordinal: the one that is the fewest classes off in expectation."""
+    if kind == "multiclass":
+        return [max(range(3), key=lambda c: row[c]) for row in probability]
+    off = [[sum(p * abs(c - y) for y, p in enumerate(row)) for c in range(3)] for row in probability]
+    return [min(range(3), key=lambda c: round(row[c], 9)) for row in off]
+
+
+def test_a_grade_is_called_by_its_median() -> None:
+    """Cumulative .40, .60 / .50, .70 / .45, .49 / .20, .50: halves are reached at 1, 0, 2 and 1.
+
+    The most probable classes are 0 or 2 throughout. With truths 1, 0, 2, 2 three of four are right, and the stated
+    probabilities of what is called are .2, .5, .51 and .3.
+    """
+    probability = np.array([[0.4, 0.2, 0.4], [0.5, 0.2, 0.3], [0.45, 0.04, 0.51], [0.2, 0.3, 0.5]])
+    assert decided("ordinal", probability).tolist() == [1, 0, 2, 1]
+    assert decided("multiclass", probability).tolist() == [0, 0, 2, 2]
+    target = np.array([1, 0, 2, 2])
+    values = KINDS["ordinal"].metrics(TASKS["ordinal"], target, probability)
+    assert values["accuracy"] == pytest.approx(0.75)
+    assert values["balanced_accuracy"] == pytest.approx((1 + 1 + 1 / 2) / 3)
+    # Squared distances: 1 exam is 1 off. By chance, truths (1, 1, 2) against calls (1, 2, 1) of 4: 20 / 4 are expected.
+    assert values["quadratic_kappa"] == pytest.approx(1 - 1 / 5)
+    called = KINDS["ordinal"].classes(TASKS["ordinal"], KINDS["ordinal"].sample(TASKS["ordinal"], target, probability))
+    assert called[TASKS["ordinal"].classes[1]][1](np.ones((1, 4)))["sensitivity"][0] == 1
 
 
 def test_a_label_is_scored_on_the_exams_that_have_it() -> None:

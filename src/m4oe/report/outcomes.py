@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from m4oe.report.folder import KEY
 from m4oe.schema import TaskSpec
+from m4oe.tasks.classification_metrics import decided
 
 BINS, FEWEST = 10, 15  # bins of a reliability diagram, and cases that a bin should have
 EXCLUSIVE = ("binary", "multiclass", "ordinal")
@@ -47,8 +48,8 @@ class Outcome:
 
     @property
     def decision(self) -> ndarray:
-        """(N,) most probable class of an exclusive kind."""
-        return self.probability.argmax(1)
+        """(N,) class that is called, of an exclusive kind."""
+        return decided(self.task.kind, self.probability)
 
     def place(self, exam: tuple[str, str]) -> int | None:
         """Position of an exam, given by study and name."""
@@ -133,7 +134,8 @@ def sure_and_right(outcome: Outcome) -> tuple[ndarray, ndarray]:
     if outcome.task.kind == "multilabel":
         rows = ~np.isnan(known.target)
         return known.probability[rows], known.target[rows]
-    return known.probability.max(1), (known.decision == known.truth).astype(float)
+    stated = known.probability[np.arange(len(known)), known.decision]
+    return stated, (known.decision == known.truth).astype(float)
 
 
 def reliability(stated: ndarray, happened: ndarray) -> pd.DataFrame:

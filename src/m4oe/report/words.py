@@ -24,7 +24,7 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "auroc": Measure("AUROC", "chance that an exam with the finding ranks above one without; 0.5 is guessing", 2, 0.5),
     "auprc": Measure("AUPRC", "mean precision over all recalls; guessing scores the prevalence"),
-    "accuracy": Measure("Accuracy", "share of exams whose most probable class is the true one"),
+    "accuracy": Measure("Accuracy", "share of exams of which the true class is called"),
     "balanced_accuracy": Measure("Balanced accuracy", "accuracy of each true class, averaged"),
     "macro_f1": Measure("Macro F1", "harmonic mean of precision and recall, averaged over classes"),
     "sensitivity": Measure("Sensitivity", "share of true findings that are called, at a probability above 0.5"),

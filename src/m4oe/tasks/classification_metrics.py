@@ -1,6 +1,7 @@
 """How binary, multiclass, multilabel and ordinal predictions are scored, over all classes and one against the rest.
 
-A decision is the most probable class; for binary tasks and single labels, a probability above 0.5.
+A decision is the most probable class, of an ordinal task the median class; for binary tasks and single labels, a
+probability above 0.5.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ def ordinal_sample(task: TaskSpec, target: ndarray, probability: ndarray, traini
     return Sample(_ordinal, (target.astype(int), probability))
 
 
+def decided(kind: str, probability: ndarray) -> ndarray:
+    """(P,) class index that is called, of an exclusive kind; probability (P, C).
+
+    Ordinal: the median, the first class by which half of the probability is reached. It errs by the fewest classes in
+    expectation, where the most probable class may leave a middle one, whose neighbours are likely too, never called.
+    """
+    if kind == "ordinal":
+        return (probability.cumsum(1).round(12) >= 0.5).argmax(1)  # rounded, so that half on paper is half
+    return probability.argmax(1)
+
+
 def no_classes(task: TaskSpec, sample: Sample) -> Parts:
     """A binary task has one class to tell from the rest, which is the task itself."""
     return {}
@@ -63,7 +75,7 @@ def label_samples(task: TaskSpec, sample: Sample) -> Parts:
 def class_samples(task: TaskSpec, sample: Sample) -> Parts:
     """{class: (all rows, the binary sample of the class against the rest)}."""
     target, probability = sample.arrays
-    rows, decision = np.arange(len(target)), probability.argmax(1)
+    rows, decision = np.arange(len(target)), decided(task.kind, probability)
     return {
         name: (rows, _one_class(target == c, probability[:, c], decision == c)) for c, name in enumerate(task.classes)
     }
@@ -95,21 +107,27 @@ def _multilabel(target: ndarray, probability: ndarray, weights: ndarray) -> dict
 
 
 def _multiclass(target: ndarray, probability: ndarray, weights: ndarray) -> dict[str, ndarray]:
-    decision, classes = probability.argmax(1), range(probability.shape[1])
     return {
-        **agreement(confusion(target, decision, len(classes), weights)),
-        "auroc": mean_defined(np.stack([auroc(target == c, probability[:, c], weights) for c in classes])),
-        "auprc": mean_defined(np.stack([auprc(target == c, probability[:, c], weights) for c in classes])),
-        "calibration_error": calibration_error(decision == target, probability.max(1), weights),
+        **_decisions(target, probability, decided("multiclass", probability), weights),
+        "auroc": mean_defined(np.stack([auroc(target == c, score, weights) for c, score in enumerate(probability.T)])),
     }
 
 
 def _ordinal(target: ndarray, probability: ndarray, weights: ndarray) -> dict[str, ndarray]:
     above = probability[:, ::-1].cumsum(1)[:, ::-1].round(12)  # so that sums that are equal on paper tie
-    thresholds = range(1, probability.shape[1])
-    kappa = quadratic_kappa(confusion(target, probability.argmax(1), probability.shape[1], weights))
+    decision, thresholds = decided("ordinal", probability), range(1, probability.shape[1])
     return {
-        **_multiclass(target, probability, weights),
+        **_decisions(target, probability, decision, weights),
         "auroc": mean_defined(np.stack([auroc(target >= k, above[:, k], weights) for k in thresholds])),
-        "quadratic_kappa": kappa,
+        "quadratic_kappa": quadratic_kappa(confusion(target, decision, probability.shape[1], weights)),
+    }
+
+
+def _decisions(target: ndarray, probability: ndarray, decision: ndarray, weights: ndarray) -> dict[str, ndarray]:
+    """What is the same for classes with and without an order; calibration is of the class decided for."""
+    stated, classes = probability[np.arange(len(decision)), decision], probability.shape[1]
+    return {
+        **agreement(confusion(target, decision, classes, weights)),
+        "auprc": mean_defined(np.stack([auprc(target == c, probability[:, c], weights) for c in range(classes)])),
+        "calibration_error": calibration_error(decision == target, stated, weights),
     }
