@@ -84,6 +84,10 @@ class Segmenter(nn.Module):
         pictures = self.pictures(batch)
         return self.masked(self.network, pictures.values, pictures.modality, generator)
 
+    def grid(self, layer: str, size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the tokens that `layer` of a routing sees, for pictures of `size` (H, W)."""
+        return self.network.grid(layer, size)
+
     def pictures(self, batch: Batch) -> Pictures:
         """What the batch holds, pictures of one channel count side by side."""
         found = [

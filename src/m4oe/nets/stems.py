@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m4oe.errors import UserError
+
 # Feature maps of the full resolution; each halving doubles them.
 FINEST = 16
 
@@ -86,10 +88,10 @@ class ConvEnd(nn.Module):
 
 
 def level_counts(patch: int) -> list[int]:
-    """Feature maps of each resolution finer than the tokens', finest first. Raises ValueError for a patch of 6."""
+    """Feature maps of each resolution finer than the tokens', finest first. Raises UserError for a patch of 6."""
     steps = round(log2(patch))
     if 2**steps != patch:
-        raise ValueError(f"a stem of convolutions needs a patch that is a power of two, not {patch}")
+        raise UserError(f"model.segmenter.patch is {patch}: a stem of convolutions needs a power of two")
     return [FINEST * 2**step for step in range(steps)]
 
 

@@ -167,6 +167,6 @@ def _through(blocks: nn.ModuleList, x: Tensor, modality: Tensor, name: str, rout
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=(2 / sum(module.weight.shape)) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
