@@ -75,7 +75,7 @@ def test_every_test_exam_with_a_fundus_picture_has_a_mask(retina_run):
     table = pd.read_csv(retina_run / "predictions.csv")
     having = table[(table["split"] == "test") & table["inputs"].str.contains("fundus")]["exam"].unique()
     assert len(having) >= 2
-    assert {path.name for path in (retina_run / "masks").iterdir()} == {f"{exam}__optic.png" for exam in having}
+    assert {path.name for path in (retina_run / "masks").glob("*.png")} == {f"{exam}__optic.png" for exam in having}
 
 
 def test_law_2_a_patient_is_in_one_split(breast_run):

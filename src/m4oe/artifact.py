@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from m4oe import __version__
-from m4oe.config import Model
+from m4oe.config import Model, Phase
 from m4oe.errors import UserError
 from m4oe.schema import Schema
 
@@ -28,7 +28,7 @@ class Artifact:
     """A network with all that is needed to use it.
 
     scores: validation scores {task: {metric: {"value", "low", "high", "n"}}} · withheld: {task: why its
-    contributions are not shown}.
+    contributions are not shown} · phase: the last of its training, which says how a segmenter routes.
     """
 
     network: nn.Module
@@ -36,6 +36,7 @@ class Artifact:
     schema: Schema
     scores: Mapping[str, Any] = field(default_factory=dict)
     withheld: Mapping[str, str] = field(default_factory=dict)
+    phase: Phase = field(default_factory=Phase)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,6 +57,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "schema": artifact.schema.model_dump(mode="json"),
         "scores": artifact.scores,
         "withheld": artifact.withheld,
+        "phase": artifact.phase.model_dump(mode="json", exclude={"grow"}),
     }
     write_text(folder / "config.json", json.dumps(facts, indent=1))
     write_text(folder / "README.md", card(artifact))
@@ -82,13 +84,20 @@ def load_artifact(folder: Path) -> Artifact:
     facts = _facts(folder / "config.json")
     try:
         model, schema = Model.model_validate(facts["model"]), Schema.model_validate(facts["schema"])
+        phase = Phase.model_validate(facts.get("phase", {}))
     except (KeyError, ValidationError):
         raise UserError(f"{folder / 'config.json'}: damaged: it does not describe a model; train again") from None
     # Weights come from the file: nothing is fetched to build the network that takes them.
-    offline = model.model_copy(update={"encoder": model.encoder.model_copy(update={"pretrained": False})})
-    network = build_model(offline, schema)
+    network = build_model(without_pretrained(model), schema, phase)
     load_weights(network, folder / "model.safetensors")
-    return Artifact(network.eval(), model, schema, facts.get("scores", {}), facts.get("withheld", {}))
+    return Artifact(network.eval(), model, schema, facts.get("scores", {}), facts.get("withheld", {}), phase)
+
+
+def without_pretrained(model: Model) -> Model:
+    """The same network, built without fetching or reading weights of others."""
+    encoder = model.encoder.model_copy(update={"pretrained": False})
+    segmenter = model.segmenter.model_copy(update={"start": None})
+    return model.model_copy(update={"encoder": encoder, "segmenter": segmenter})
 
 
 def _facts(path: Path) -> dict[str, Any]:

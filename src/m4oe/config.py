@@ -196,6 +196,13 @@ class Config(Facts):
     model: Model = Model()
     phases: tuple[Phase, ...] = Field(default=(Phase(),), min_length=1)
     train: Train = Train()
+
+    @model_validator(mode="after")
+    def _grows_first(self) -> Config:
+        if any(phase.grow for phase in self.phases[1:]):
+            raise ValueError("phases: only the first can grow another run's model")
+        return self
+
     _given: dict[str, Any] | None = PrivateAttr(default=None)  # what the user wrote, before any preset
 
     def __eq__(self, other: object) -> bool:
@@ -208,6 +215,8 @@ class Config(Facts):
             return self.model_copy(update={"model": self.model.model_copy(update={"kind": "classifier"})})
         given = self.model_dump(exclude_unset=True, mode="json") if self._given is None else self._given
         told = _merged(given, {"model": {"kind": "segmenter"}})
+        if given.get("model", {}).get("segmenter", {}).get("experts") == "none":
+            told = _merged({"phases": [{"name": "train"}]}, told)  # without experts there is nothing to specialise
         defaults = _merged(_merged(PRESETS[self.model.preset], SEGMENTER), SEGMENTER_PRESETS[self.model.preset])
         return Config.model_validate(_merged(defaults, told))
 
@@ -268,9 +277,9 @@ PRESETS: Mapping[str, dict[str, Any]] = {
 SEGMENTER: Mapping[str, Any] = {
     "phases": [
         {"name": "specialise", "routing": "modality"},
-        {"name": "gate", "routing": "gate", "fresh": ["*.gate.*"], "max_epochs": 6, "learning_rate": 3e-4},
+        {"name": "gate", "routing": "gate", "max_epochs": 6, "learning_rate": 3e-4},
     ],
-    "train": {"learning_rate": 1e-3, "max_epochs": 30},
+    "train": {"learning_rate": 1e-3, "max_epochs": 30, "modality_dropout": 0.0},
 }
 SEGMENTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {},

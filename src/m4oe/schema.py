@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from m4oe.errors import UserError
 from m4oe.study import Facts, InputKind, TaskKind
 
 
@@ -116,6 +117,30 @@ class Schema(Facts):
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities, in order of first appearance: the M axis everywhere."""
         return tuple(dict.fromkeys(stream.modality for stream in self.streams))
+
+    def grown(self, new: Schema) -> Schema:
+        """This schema with the streams and tasks of `new` that it does not have, behind its own.
+
+        Raises UserError for a task of one name whose classes differ.
+        """
+        own, taken = {(s.input, s.modality) for s in self.streams}, {s.name for s in self.streams}
+        streams = [
+            s.model_copy(update={"name": f"{s.input}@{s.modality}"}) if s.name in taken else s
+            for s in new.streams
+            if (s.input, s.modality) not in own
+        ]
+        for task in new.tasks:
+            known = next((each for each in self.tasks if each.name == task.name), task)
+            if (known.classes, known.on, known.comprises) != (task.classes, task.on, task.comprises):
+                raise UserError(f"task {task.name!r} has other classes in the model that is grown; name it otherwise")
+        names = {task.name for task in self.tasks}
+        tasks = [task for task in new.tasks if task.name not in names]
+        return self.model_copy(update={"streams": (*self.streams, *streams), "tasks": (*self.tasks, *tasks)})
+
+    def shape(self, stream: Stream) -> tuple[int, ...]:
+        """Of a picture or vector of `stream` as a network takes it: channels with those of neighbours, and size."""
+        neighbours = 2 * self.plan.context if self.plan and stream.form == "slices" else 0
+        return (stream.channels * (1 + neighbours), *stream.size)
 
     def task(self, name: str) -> TaskSpec:
         return next(task for task in self.tasks if task.name == name)

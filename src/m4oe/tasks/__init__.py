@@ -40,6 +40,7 @@ class Kind:
     classes: (task, sample) -> {class: (rows, Sample)}, one against the rest
     rows: how it stands in predictions.csv; None for segmentation, which stands in cases.csv
     primary_metric: the metric that chooses a model; higher is better · chance: (task) -> its value by guessing
+    counts: (task, logits, target) -> (P, ..., 3) that add up over the slices of an exam; segmentation only
     """
 
     num_outputs: Callable[[TaskSpec], int]
@@ -53,6 +54,7 @@ class Kind:
     rows: RowForm | None
     primary_metric: str
     chance: Callable[[TaskSpec], float]
+    counts: Callable[[TaskSpec, Tensor, Tensor], Tensor] | None = None
 
     def prior_scores(self, task: TaskSpec) -> Tensor:
         """(names,) what `scores` would be at the training prevalence: the value of an exam without inputs."""
@@ -156,5 +158,6 @@ KINDS: dict[str, Kind] = {
         rows=None,
         primary_metric="dice",
         chance=g.dice_by_chance,
+        counts=g.overlap_counts,
     ),
 }

@@ -32,6 +32,16 @@ def _dice_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     return (1 - (2 * both + SMOOTH) / (either + SMOOTH)).mean(1)
 
 
+def overlap_counts(task: TaskSpec, logits: Tensor, target: Tensor) -> Tensor:
+    """(P, C - 1, 3) int64 pixels of each foreground class: in both, said, true. Counts add up over an exam's slices."""
+    rows, classes = len(target), logits.shape[1]
+    counted = target != IGNORED
+    row = torch.arange(rows, device=target.device).view(-1, *(1,) * (target.ndim - 1)).expand_as(target)
+    pairs = (row * classes + target) * classes + logits.argmax(1)
+    confusion = pairs[counted].bincount(minlength=rows * classes**2).view(rows, classes, classes)
+    return torch.stack([confusion.diagonal(0, 1, 2), confusion.sum(1), confusion.sum(2)], -1)[:, 1:]
+
+
 def foreground_score(task: TaskSpec, logits: Tensor) -> Tensor:
     """(P, 1) mean over pixels of the logit of foreground: logsumexp of the foreground logits less background's."""
     return (logits[:, 1:].logsumexp(1) - logits[:, 0]).flatten(1).mean(1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m4oe.batch import Batch, Rows, shared_rows
+from m4oe.batch import Batch, Prediction, Rows
 from m4oe.errors import UserError
 from m4oe.schema import Schema
-from m4oe.tasks import KINDS
 from m4oe.train.objective import Losses, Objective
+from m4oe.train.validation import Seen
 
 # Of the learning rate. A head that is quick to shrink gives up a task before the encoder has found what it needs, and
 # through a head near zero no gradient comes back to find it.
@@ -44,7 +45,10 @@ class Schedule:
 
 
 class Training(pl.LightningModule):
-    """Trains `network` on batches of `schema`; logs "score", the mean over tasks of their validation metric."""
+    """Trains `network` on batches of `schema`; logs "score", the mean over tasks of their validation metric.
+
+    masked_images: on pictures alone, whose hidden parts it learns to complete (`network.masked_images`).
+    """
 
     def __init__(
         self,
@@ -58,47 +62,47 @@ class Training(pl.LightningModule):
         learning_rate: float,
         weight_decay: float,
         modality_dropout: float,
+        masked_images: bool = False,
+        undecayed: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.network, self.objective, self.schema, self.schedule = network, objective, schema, schedule
         self.phase, self.seed = phase, seed
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.modality_dropout = modality_dropout
+        self.modality_dropout, self.masked_images = modality_dropout, masked_images
+        self.undecayed = {f"network.{name}" for name in undecayed}
         self.history: dict[str, dict[str, list[float]]] = {"train": {}, "validation": {}}
-        self.seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self.seen = Seen(schema)
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         batch = drop_inputs(batch, self.modality_dropout, self.seed, self.current_epoch)
-        losses = self.objective(self.network(batch), batch)
+        losses = self._losses(batch)[0]
         refuse_non_finite(losses, batch)
         self._note("train", losses)
         return losses.total
 
     def validation_step(self, batch: Batch, number: int) -> None:
-        prediction = self.network(batch)
-        self._note("validation", self.objective(prediction, batch))
-        for task in self.schema.tasks:
-            if task.name in batch.targets:
-                logits, target = shared_rows(prediction.logits[task.name], batch.targets[task.name])
-                if len(target):
-                    probability = KINDS[task.kind].probabilities(task, logits.float())
-                    self.seen.setdefault(task.name, []).append((target.cpu().numpy(), probability.cpu().numpy()))
+        losses, prediction = self._losses(batch)
+        self._note("validation", losses)
+        if prediction is not None:
+            self.seen.add(prediction, batch)
 
     def on_validation_epoch_end(self) -> None:
-        scores = {}
-        for task in self.schema.tasks:
-            if task.name in self.seen:
-                target, probability = (np.concatenate(parts) for parts in zip(*self.seen[task.name]))
-                kind = KINDS[task.kind]
-                metrics = kind.metrics(task, target, probability)
-                if kind.primary_metric in metrics:
-                    scores[task.name] = metrics[kind.primary_metric]
-        self.seen.clear()
-        # Without a single score (too few labels to rank) the loss decides.
+        scores = self.seen.scores()
+        self.seen = Seen(self.schema)
+        # Without a single score (too few labels to rank, or none asked for) the loss decides.
         fallback = -float(np.mean(self.history["validation"].get("loss", [0.0])))
         self.log("score", float(np.mean(list(scores.values()))) if scores else fallback, prog_bar=True)
         self.log_dict({f"{task}_score": value for task, value in scores.items()})
         self.history["validation"] |= {f"{task}_score": [value] for task, value in scores.items()}
+
+    def _losses(self, batch: Batch) -> tuple[Losses, Prediction | None]:
+        """Losses of a batch and, where labels are the objective, the prediction that they judge."""
+        if self.masked_images:
+            loss = self.network.masked_images(batch)
+            return Losses(loss, {"masked_images": loss}, {}), None
+        prediction = self.network(batch)
+        return self.objective(prediction, batch), prediction
 
     def on_train_batch_start(self, batch: Batch, number: int) -> None:
         epoch = self.current_epoch + number / max(1, self.trainer.num_training_batches)
@@ -108,12 +112,15 @@ class Training(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; vectors (norms, biases, scales) are not decayed, and heads neither: they learn at HEAD_PACE."""
         used = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
-        heads = [parameter for name, parameter in used.items() if name.endswith("head.value.weight")]
-        rest = [parameter for name, parameter in used.items() if not name.endswith("head.value.weight")]
+        heads = {name for name in used if name.endswith("head.value.weight")}
+        bare = {name for name, parameter in used.items() if parameter.ndim < 2 or name in self.undecayed} - heads
         groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": self.weight_decay, "pace": 1.0},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "pace": 1.0},
-            {"params": heads, "weight_decay": 0.0, "pace": HEAD_PACE},
+            {"params": [used[name] for name in names], "weight_decay": decay, "pace": pace}
+            for names, decay, pace in (
+                ([name for name in used if name not in heads | bare], self.weight_decay, 1.0),
+                ([name for name in used if name in bare], 0.0, 1.0),
+                ([name for name in used if name in heads], 0.0, HEAD_PACE),
+            )
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
 

@@ -1,6 +1,7 @@
 """What training minimises: task losses over the labels that exist, weighted, less the information term.
 
-    L = sum_t w_t L_t  -  alpha I(M; E | T)          (M4oE, ICLR 2025; PAPERS: maximise I)
+    L = sum_t w_t L_t  -  alpha I(M; E | T)          (M4oE, ICLR 2025: I is maximised)
+    L = sum_t w_t L_t  +  beta balance                (a segmenter's gates: their experts are kept in use)
 
 Axes as in batch.py.
 """
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from m4oe.batch import Batch, Prediction, shared_rows
-from m4oe.moe.losses import conditional_mutual_information
+from m4oe.moe.losses import conditional_mutual_information, load_balance
 from m4oe.schema import TaskSpec
 from m4oe.tasks import KINDS
 
 
 class Losses(NamedTuple):
-    """total: scalar to minimise · parts: {task: mean loss over its labelled exams, "cmi": I in nats} ·
+    """total: scalar to minimise · parts: {task: mean loss over its labelled exams, "cmi": I in nats, "balance"} ·
     exams: {task: (loss of each labelled exam, its position in the batch)}."""
 
     total: Tensor
@@ -40,10 +41,11 @@ class Objective(nn.Module):
         focal_gamma: float = 0.0,
         cmi_weight: float = 0.0,
         cmi_cap: float | None = None,
+        balance_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.tasks, self.focal_gamma = tuple(tasks), focal_gamma
-        self.cmi_weight, self.cmi_cap = cmi_weight, cmi_cap
+        self.cmi_weight, self.cmi_cap, self.balance_weight = cmi_weight, cmi_cap, balance_weight
         self.weights = {task.name: (weights or {}).get(task.name, 1.0) for task in tasks}
         self.scales = nn.Parameter(torch.ones(len(tasks))) if learned else None
 
@@ -69,6 +71,10 @@ class Objective(nn.Module):
             parts["cmi"] = information
             if self.cmi_weight:
                 total = total - self.cmi_weight * information
+        gates = [routing.combine for routing in prediction.routing.values() if routing.dispatch is None]
+        if self.balance_weight and gates:
+            parts["balance"] = torch.stack([load_balance(combine) for combine in gates]).mean()
+            total = total + self.balance_weight * parts["balance"]
         return Losses(total, parts, exams)
 
     def _where(self, prediction: Prediction, batch: Batch, task: str) -> Tensor:

@@ -1,0 +1,18 @@
+"""Whole paths through the house: train then predict, evaluate, question; a run folder is what they leave.
+
+Everything is written beside and renamed, so that what a run already holds is never half of something.
+"""
+
+from m4oe.runs.applying import Outcome, evaluate_run, predict_run, run_cohorts
+from m4oe.runs.size import describe_model
+from m4oe.runs.training import train_run, withheld_tasks
+
+__all__ = [
+    "Outcome",
+    "describe_model",
+    "evaluate_run",
+    "predict_run",
+    "run_cohorts",
+    "train_run",
+    "withheld_tasks",
+]

@@ -1,0 +1,59 @@
+"""What a run knows of its data before it builds a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from m4oe.artifact import load_artifact
+from m4oe.config import Model, Segmenter
+from m4oe.data.fingerprint import fit_schema
+from m4oe.data.table import Cohort
+from m4oe.data.volumes.plan import make_plan, read_plan, write_plan
+from m4oe.schema import Plan, Schema
+from m4oe.study import Study
+
+
+def task_kinds(studies: Iterable[Study]) -> set[str]:
+    return {task.kind for study in studies for task in study.tasks.values()}
+
+
+def schema_of(
+    cohorts: Sequence[Cohort],
+    splits: pd.DataFrame,
+    fold: int,
+    model: Model,
+    plan_file: Path | None = None,
+    grown_from: Path | None = None,
+) -> Schema:
+    """The schema of one fold; for a segmenter with its plan: the one in `plan_file`, else made, and written there.
+
+    grown_from: the run of which it is the schema, grown by the streams and tasks of `cohorts`.
+    """
+    slices = model.kind == "segmenter"
+    schema = fit_schema(cohorts, splits, fold, model.image_size, model.volume_size, volumes_as_slices=slices)
+    old = None if grown_from is None else load_artifact(grown_from).schema
+    schema = schema if old is None else old.grown(schema)
+    if not slices:
+        return schema
+    if plan_file is not None and plan_file.is_file():
+        plan = read_plan(plan_file)
+    else:
+        plan = _plan(cohorts, splits, fold, schema, model.segmenter, old)
+        if plan_file is not None:
+            write_plan(plan, plan_file)
+    streams = tuple(stream.model_copy(update={"size": plan.size}) for stream in schema.streams)
+    return schema.model_copy(update={"streams": streams, "plan": plan})
+
+
+def _plan(
+    cohorts: Sequence[Cohort], splits: pd.DataFrame, fold: int, schema: Schema, own: Segmenter, old: Schema | None
+) -> Plan:
+    """A plan for the streams of `schema`, those of `old` as they were."""
+    known = {} if old is None or old.plan is None else old.plan.streams
+    new = schema.model_copy(update={"streams": tuple(s for s in schema.streams if s.name not in known)})
+    facts = {"size": own.size, "spacing": own.spacing, "context": own.context}
+    plan = make_plan(cohorts, splits, fold, new, **facts)
+    return plan.model_copy(update={"streams": {**known, **plan.streams}})

@@ -1,0 +1,146 @@
+"""Training a run: every fold, then its predictions, metrics, and the saved model with what may be explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from m4oe.artifact import Artifact, load_artifact, save_artifact
+from m4oe.config import Config
+from m4oe.data.fingerprint import refuse_empty_classes
+from m4oe.data.splits import split_exams
+from m4oe.data.table import Cohort, load_cohort
+from m4oe.device import describe
+from m4oe.errors import UserError
+from m4oe.evaluate import evaluate, read_table, write_metrics
+from m4oe.runs.facts import schema_of, task_kinds
+from m4oe.runs.tables import metrics_of, predicted, predictor_of, rows_of, write_csv, write_tables
+from m4oe.schema import Schema
+from m4oe.study import load_study
+from m4oe.tasks import KINDS
+from m4oe.train.resume import begin_run
+
+Tell = Callable[[str], None]
+
+
+def train_run(
+    studies: Sequence[Path],
+    config: Config,
+    out: Path,
+    device: torch.device,
+    *,
+    progress: bool = False,
+    tell: Tell = lambda text: None,
+) -> None:
+    """Trains on `studies` into the run folder `out`; with folds, a run for each and their pooled test predictions.
+
+    The same call on the same folder resumes, or finds all done. Raises UserError for what is wrong with the studies,
+    and for a folder that holds another run.
+    """
+    loaded = [load_study(path) for path in studies]
+    cohorts = [load_cohort(study) for study in loaded]
+    splits = split_exams(cohorts)
+    refuse_empty_classes(cohorts)
+    config = config.for_tasks(task_kinds(loaded))
+    begin_run(out, config, loaded, describe())
+    write_csv(splits, out / "splits.csv")
+    folds = sorted(splits["fold"].unique())
+    for fold in folds:
+        folder = out if len(folds) == 1 else out / f"fold_{fold}"
+        if (folder / "metrics.json").is_file():
+            tell(f"{folder}: trained already")
+            continue
+        _train_fold(cohorts, splits[splits["fold"] == fold], config, folder, device, progress, tell)
+    if len(folds) > 1:
+        _pool(out, [out / f"fold_{fold}" for fold in folds], cohorts)
+
+
+def _train_fold(
+    cohorts: Sequence[Cohort],
+    splits: pd.DataFrame,
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    progress: bool,
+    tell: Tell,
+) -> None:
+    from m4oe.train.phases import Fold, fit
+
+    fold = int(splits["fold"].iloc[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    grow = config.phases[0].grow
+    schema = schema_of(cohorts, splits, fold, config.model, folder / "plan.json", grow and grow.run)
+    tell(f"training: {', '.join(f'{n} {split}' for split, n in splits['split'].value_counts().items())} exams")
+    network = fit(Fold(cohorts, schema, splits, folder / "cache"), config, folder, device, progress=progress)
+    artifact = Artifact(network, config.model, schema, phase=config.phases[-1])
+    finish_run(artifact, cohorts, splits, folder, device, config.train.batch_size)
+
+
+def finish_run(
+    artifact: Artifact, cohorts: Sequence[Cohort], splits: pd.DataFrame, folder: Path, device: torch.device, size: int
+) -> None:
+    """Predictions of validation and test, metrics, the saved model with what may be explained, contributions of test.
+
+    Which tasks are withheld is decided on the validation split alone.
+    """
+    schema = artifact.schema
+    validation = predicted(predictor_of(artifact, device), rows_of(cohorts, splits, "validation", schema), size)
+    training = survival_labels(cohorts, splits[splits["split"] == "train"], schema)
+    scores = evaluate(validation.predictions, validation.cases, schema, training=training).get("validation", {})
+    artifact = replace(artifact, scores=scores, withheld=withheld_tasks(scores, schema))
+    save_artifact(artifact, folder / "model")
+    test = predicted(predictor_of(artifact, device), rows_of(cohorts, splits, "test", schema), size, folder / "masks")
+    write_tables(folder, [validation, test], artifact)
+    _refuse_failed({**validation.failed, **test.failed})
+    write_metrics(metrics_of(folder, artifact, cohorts, training), folder / "metrics.json")
+
+
+def withheld_tasks(scores: Mapping[str, Any], schema: Schema) -> dict[str, str]:
+    """{task: reason} of the tasks whose validation score is not surely better than guessing."""
+    withheld = {}
+    for task in schema.tasks:
+        kind = KINDS[task.kind]
+        score = scores.get(task.name, {}).get(kind.primary_metric)
+        chance, name = kind.chance(task), kind.primary_metric.replace("_", " ")
+        if score is None or score["low"] is None:
+            withheld[task.name] = f"too few labelled validation exams to tell its {name} from chance"
+        elif score["low"] <= chance:
+            interval = f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})"
+            withheld[task.name] = f"its validation {name} {interval} does not surely beat chance ({chance:.2f})"
+    return withheld
+
+
+def survival_labels(cohorts: Sequence[Cohort], rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """task, time and event of the exams in `rows`: what censoring weights are estimated from."""
+    frames = [pd.DataFrame(columns=["task", "time", "event"])]
+    for cohort in cohorts:
+        mine = np.isin(cohort.exams, rows.loc[rows["study"] == cohort.study.name, "exam"])
+        for task in schema.tasks:
+            if task.kind == "survival" and task.name in cohort.labels:
+                label = cohort.labels[task.name][mine]
+                known = label[~np.isnan(label).any(1)]
+                frames.append(pd.DataFrame({"task": task.name, "time": known[:, 0], "event": known[:, 1]}))
+    return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
+
+
+def _pool(out: Path, folders: Sequence[Path], cohorts: Sequence[Cohort]) -> None:
+    """The test predictions of all folds as one table, with its metrics."""
+    artifact = load_artifact(folders[0])
+    for name in ("predictions.csv", "cases.csv", "contributions.csv"):
+        tables = [read_table(folder / name) for folder in folders if (folder / name).is_file()]
+        if tables:
+            table = pd.concat(tables, ignore_index=True)
+            write_csv(table[table["split"] == "test"] if "split" in table else table, out / name)
+    write_metrics(metrics_of(out, artifact, cohorts, None), out / "metrics.json")
+
+
+def _refuse_failed(failed: Mapping[str, str]) -> None:
+    if failed:
+        exam, reason = next(iter(failed.items()))
+        raise UserError(f"{len(failed)} exams could not be read, the first {exam}: {reason}; 'm4oe check' lists all")
