@@ -70,9 +70,11 @@ def _look(cohort: Cohort, exam: int, name: str) -> Seen | Problem:
         picture = read_picture(cohort.paths[name][exam], source.kind)
     except UserError as error:
         return _problem(cohort, exam, source.paths[0], str(error))
-    values = picture.values
+    values, told, file = picture.values, cohort.sides.get(name), picture.facts and picture.facts.view.side
+    contrary = told is not None and None not in (told[exam], file) and told[exam] != file
+    notes = (*picture.notes, *([f"the table says {told[exam]} and the file {file}"] if contrary else []))
     digest = sha256(repr(values.shape).encode() + values.tobytes()).digest()
-    return Seen(cohort, exam, name, values.shape, float(values.min()), float(values.max()), digest, picture.notes)
+    return Seen(cohort, exam, name, values.shape, float(values.min()), float(values.max()), digest, notes)
 
 
 def _look_at_mask(

@@ -38,9 +38,10 @@ VIEWS = tuple(dict.fromkeys(VIEW_CODES.values()))
 # What stands before and after a view: RMLO, LCCID (implant displaced), MLOS (spot), CCM (magnification).
 WORD = re.compile(rf"^(?P<side>[LR]?)(?P<view>{'|'.join(sorted(VIEWS, key=len, reverse=True))})(?P<more>ID|S|M)?$")
 LETTERS = {"ID": "implant displaced", "S": "spot compression", "M": "magnification"}
-DARK = 0.05
-LEAST_AREA, MARGIN = 0.02, 0.02
-COARSE = 512
+SKIN = 0.25
+MARGIN = 0.02
+LEAST_AREA, LEAST_SHARE = 0.02, 0.5  # of the picture, and of all that is bright
+COARSE, THIN = 512, 100
 
 
 @dataclass(frozen=True)
@@ -175,20 +176,35 @@ def breast_box(values: ndarray) -> Box:
     """((top, bottom), (left, right)) of the largest bright thing in `values` (H, W), with a margin; all, where there
     is none that is large enough.
 
-    Bright is above a twentieth of the robust range. Markers and labels, which are smaller things, fall outside.
+    Bright is what is a quarter of the way from the background to Otsu's threshold: the skin is not much brighter than
+    the air. Markers and labels, which are smaller, and the rim of a film, which is thin, fall outside.
     """
     from scipy import ndimage
 
     step = max(1, max(values.shape) // COARSE)
     coarse = values[::step, ::step]
-    low, high = np.percentile(coarse, (0.5, 99.5))
-    things, count = ndimage.label(ndimage.binary_opening(coarse > low + DARK * (high - low)))
+    parting = _otsu(coarse)
+    background = float(np.median(coarse[coarse <= parting]))
+    bright = coarse > background + SKIN * (parting - background)
+    thick = ndimage.binary_opening(bright, iterations=max(1, max(coarse.shape) // THIN))
+    things, count = ndimage.label(thick)
     sizes = np.bincount(things.ravel(), minlength=2)[1:]
-    whole = tuple((0, length) for length in values.shape)
-    if count == 0 or sizes.max() < LEAST_AREA * coarse.size:
-        return whole
+    if count == 0 or sizes.max() < max(LEAST_AREA * coarse.size, LEAST_SHARE * bright.sum()):
+        return tuple((0, length) for length in values.shape)
     inside = ndimage.find_objects(things)[int(sizes.argmax())]
     return tuple(
         (max(0, int(part.start * step - MARGIN * length)), min(length, int(part.stop * step + MARGIN * length)))
         for part, length in zip(inside, values.shape)
     )
+
+
+def _otsu(values: ndarray) -> float:
+    """The threshold that parts `values` into two classes of the least variance (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256, range=tuple(np.percentile(values, (0.5, 99.5))))
+    centers = (edges[:-1] + edges[1:]) / 2
+    below, weighted = np.cumsum(counts), np.cumsum(counts * centers)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = below * above * (weighted / below - (weighted[-1] - weighted) / above) ** 2
+    apart = np.nan_to_num(apart)
+    return float(centers[apart >= apart.max()].mean())  # of a gap without values, its middle
