@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from multiprocessing import get_all_start_methods
 from pathlib import Path
+from threading import Thread
 
 from m4oe.data.sources.stacks import stack
 from m4oe.data.sources.whole import write_whole
@@ -32,7 +34,8 @@ KILLED = f"reading it killed its process, or took more than {SECONDS} seconds"
 
 @dataclass(frozen=True)
 class Job:
-    """One file to look at: a picture of `kind`, or a mask of `values`, or a folder of slices that becomes `target`."""
+    """One file to look at: a picture of `kind`, or a mask of `values`, or a folder of slices that becomes `target`, a
+    path from the folder of results on."""
 
     path: str
     kind: str = ""
@@ -72,7 +75,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def look(chunks: Sequence[Chunk], work: Path, processes: int, progress: Progress | None = None) -> None:
-    """Looks at the chunks that have no record in the folder `work` yet, and writes one for each.
+    """Looks at the chunks that have no record in the folder `work` yet, and writes one for each, and volumes beside it.
 
     A file that kills its process is found out by looking at its chunk again, one file in each process.
     progress(done, all) counts files, those of earlier runs included.
@@ -124,14 +127,21 @@ def _finished(chunks: list[Chunk], work: Path, processes: int) -> Iterator[Chunk
 
 def _pool(processes: int) -> ProcessPoolExecutor:
     """Processes forked from a clean one that has loaded the readers: a copy of this one would copy the locks of its
-    threads, too. They leave Ctrl-C to this one."""
+    threads, too."""
     context = multiprocessing.get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(PRELOADED)
-    return ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    return ProcessPoolExecutor(processes, context, initializer=_attend)
+
+
+def _attend() -> None:
+    """In each process: Ctrl-C is for the one that started it, without which it ends, too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _look(chunk: Chunk, work: Path) -> None:
-    _write(chunk.record(work), {job.path: reason for job in chunk.jobs if (reason := _reason(job))})
+    _write(chunk.record(work), {job.path: reason for job in chunk.jobs if (reason := _reason(job, work.parent))})
 
 
 def _look_carefully(chunk: Chunk, work: Path) -> None:
@@ -140,7 +150,7 @@ def _look_carefully(chunk: Chunk, work: Path) -> None:
     for job in chunk.jobs:
         with _pool(1) as pool:
             try:
-                reasons[job.path] = pool.submit(_reason, job).result()
+                reasons[job.path] = pool.submit(_reason, job, work.parent).result()
             except BrokenProcessPool:
                 reasons[job.path] = KILLED
     _write(chunk.record(work), {path: reason for path, reason in reasons.items() if reason})
@@ -150,12 +160,12 @@ def _write(path: Path, found: dict[str, str]) -> None:
     write_whole(path, json.dumps(found, ensure_ascii=False, indent=0).encode())
 
 
-def _reason(job: Job) -> str:
+def _reason(job: Job, out: Path) -> str:
     """Why a file cannot be used, the empty text where it can."""
     if hasattr(signal, "alarm"):
         signal.alarm(SECONDS)  # unhandled, it ends the process even within a decoder
     try:
-        _use(job)
+        _use(job, out)
     except UserError as error:
         return str(error)
     except MemoryError:
@@ -166,11 +176,11 @@ def _reason(job: Job) -> str:
     return ""
 
 
-def _use(job: Job) -> None:
+def _use(job: Job, out: Path) -> None:
     from m4oe.data.readers import read_mask, read_picture
 
     if job.target:
-        stack(Path(job.path), job.kind, Path(job.target))
+        stack(Path(job.path), job.kind, out / job.target)
     elif job.values:
         read_mask(job.path, job.values)
     else:

@@ -15,10 +15,11 @@ import yaml
 
 from m4oe.data.sources.pictures import Chunk, Job, Progress, cut, look, problems
 from m4oe.data.sources.release import Release, Source, StudyTable
-from m4oe.data.sources.whole import write_whole
+from m4oe.data.sources.whole import sweep, write_whole
 from m4oe.errors import UserError
 
 WORK = ".prepare"
+MORE = "another version than docs/sources.md describes"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Prepared:
     def differing(self) -> tuple[str, ...]:
         """The counts that are not as published, in words."""
         return tuple(
-            f"{what}: {found:,} found, {published:,} published"
+            f"{what}: {found:,} found, {published:,} published; {'a part is missing' if found < published else MORE}"
             for what, found, published in self.counts
             if published is not None and found != published
         )
@@ -74,7 +75,7 @@ def prepare_source(
     release = source.read(raw)
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
-    chunks = cut(_jobs(release, raw, out))
+    chunks = cut(_jobs(release, raw))
     look([chunk for place, chunk in enumerate(chunks) if place % turns == turn], work, _processes(), progress)
     waiting = sum(len(chunk.jobs) for chunk in chunks if not chunk.record(work).is_file())
     facts = _facts(release, source)
@@ -111,13 +112,13 @@ def _processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _jobs(release: Release, raw: Path, out: Path) -> list[Job]:
+def _jobs(release: Release, raw: Path) -> list[Job]:
     """A job for every file that the tables name, in their order."""
     jobs: dict[str, Job] = {}
     for study in release.studies:
         for column, kind in study.pictures.items():
             for cell in _filled(study.table[column]):
-                target = str(out / _target(column, cell)) if column in release.stacks else ""
+                target = _target(column, cell) if column in release.stacks else ""
                 jobs[cell] = Job(str(raw / cell), kind, target=target)
         for column, values in study.masks.items():
             jobs |= {cell: Job(str(raw / cell), values=values) for cell in _filled(study.table[column])}
@@ -143,6 +144,8 @@ def _written(name: str, release: Release, facts: _Facts, chunks: list[Chunk], ra
     reasons = problems(chunks, out / WORK)
     rows = [row for study in release.studies for row in _problem_rows(study, reasons, raw)]
     table = pd.DataFrame(rows, columns=_PROBLEM)
+    for folder in (WORK, *release.stacks):
+        sweep(out / folder)
     write_whole(out / "problems.csv", _csv(table))
     paths = tuple(_write_study(study, release, reasons, raw, out) for study in release.studies)
     prepared = Prepared(paths, *facts, table)

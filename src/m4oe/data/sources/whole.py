@@ -11,3 +11,9 @@ def write_whole(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(content)
     aside.replace(path)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that were stopped left aside in `folder`."""
+    for path in folder.glob(".*.*.[0-9]*"):
+        path.unlink(missing_ok=True)
