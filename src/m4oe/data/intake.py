@@ -5,13 +5,14 @@ Inputs are those of the studies that the model was trained on; labels are read w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from m4oe.data.columns import read_table
+from m4oe.data.described import Paths, describing, key_of, pictures_of, scans_in, sole_keys, words_of
 from m4oe.data.table import SIDES, Cohort, load_cohort
 from m4oe.errors import UserError, unknown
 from m4oe.study import Input, Study, load_study
@@ -23,37 +24,76 @@ STUDIES = (".yaml", ".yml")
 def cohorts_from(sources: Sequence[str], trained: Sequence[Study]) -> list[Cohort]:
     """The exams in `sources`, described as in the studies `trained`.
 
-    A .yaml is a study of its own; a .csv or .parquet has the columns of the trained study's table; a folder holds the
-    files of one exam, or a folder for each exam, told apart by their names; input=file, repeated, is one exam.
+    A .yaml is a study of its own; a .csv or .parquet has the columns of a trained study's table; a folder holds the
+    files of one exam, or a folder for each exam, told apart by their names, or, where studies have one picture input, a
+    picture for each exam; input=file, repeated, is one exam (input@modality=file where studies use one name for
+    several modalities).
     Raises UserError for a source that is none of these, and for a file that fits no input or two.
     """
     if not trained:
         raise UserError("the run holds no studies/: it cannot tell which column or file is which input")
     if all("=" in source for source in sources):
-        pairs = [source.partition("=") for source in sources]
-        return [_cohort_of_files(trained[0], {"exam": {name: path for name, _, path in pairs}})]
-    return [_cohort_of(Path(source), trained) for source in sources]
+        return [_cohort_of_pairs(sources, trained)]
+    cohorts = [cohort for source in sources for cohort in _cohorts_of(Path(source), trained)]
+    names = [cohort.study.name for cohort in cohorts]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"several of {', '.join(sources)} are described by study {twice!r}; give them one by one")
+    return cohorts
 
 
-def _cohort_of(source: Path, trained: Sequence[Study]) -> Cohort:
+def _cohort_of_pairs(sources: Sequence[str], trained: Sequence[Study]) -> Cohort:
+    given = {name: path for name, _, path in (source.partition("=") for source in sources)}
+    exam = {name.partition("@")[0]: (str(Path(path).absolute()),) for name, path in given.items()}
+    return _cohort_of_files(describing(trained, given), {"exam": exam})
+
+
+def _cohorts_of(source: Path, trained: Sequence[Study]) -> list[Cohort]:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; give a table, a study, a folder, or input=file")
     if source.is_dir():
-        return _cohort_of_files(trained[0], _exams_in(source, trained[0]))
+        return _cohorts_in(source, trained)
     if source.suffix in STUDIES:
-        return load_cohort(load_study(source), need_labels=False)
+        return [load_cohort(load_study(source), need_labels=False)]
     if source.suffix not in TABLES:
         raise UserError(f"{source}: a single file is given with the name of its input: {_first(trained[0])}={source}")
-    folder = source.resolve().parent
-    study = trained[0].model_copy(update={"table": source.name, "root": ".", "folder": folder})
-    return load_cohort(study, need_labels=False)
+    study = _study_of_table(source, trained)
+    return [
+        load_cohort(
+            study.model_copy(update={"table": source.name, "root": ".", "folder": source.resolve().parent}),
+            need_labels=False,
+        )
+    ]
+
+
+def _study_of_table(source: Path, trained: Sequence[Study]) -> Study:
+    """The trained study whose inputs have columns in the table. Raises UserError where several do, and differ."""
+    header = set(read_table(source).header) if len(trained) > 1 else set()
+    having = [study for study in trained if all({*one.paths, *one.columns} <= header for one in study.inputs.values())]
+    if len(having) > 1 and len({str((study.inputs, study.tasks)) for study in having}) > 1:
+        raise UserError(
+            f"{source}: its columns are those of several studies ({', '.join(study.name for study in having)}); write "
+            "a study for it, which says what its pictures are"
+        )
+    return (having or list(trained))[0]
 
 
 def _first(study: Study) -> str:
     return next(name for name, source in study.inputs.items() if source.kind != "table")
 
 
-def _exams_in(folder: Path, study: Study) -> dict[str, dict[str, str]]:
+def _cohorts_in(folder: Path, trained: Sequence[Study]) -> list[Cohort]:
+    """Of a folder; where studies have a single picture input each, its files are sorted by their modality."""
+    keys = sole_keys(trained)
+    if keys is None:
+        return [_cohort_of_files(trained[0], _exams_in(folder, trained[0]))]
+    sorted_: dict[str, dict[str, dict[str, Paths]]] = {}
+    for exam, paths in scans_in(folder).items():
+        key = key_of(exam, folder, keys)
+        sorted_.setdefault(key, {})[exam] = {key.partition("@")[0]: paths}
+    return [_cohort_of_files(describing(trained, [key]), exams) for key, exams in sorted_.items()]
+
+
+def _exams_in(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
     """{exam: {input: file}} of a folder: its subfolders are exams, or it is one itself."""
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     own = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
@@ -61,43 +101,35 @@ def _exams_in(folder: Path, study: Study) -> dict[str, dict[str, str]]:
         raise UserError(f"{folder}: holds both files and folders; give a folder of files, or one of exams' folders")
     exams = {path.name: _matched(path, study) for path in folders or [folder]}
     if not any(exams.values()):
-        raise UserError(f"{folder}: no file in it is named like an input: {', '.join(_pictures(study))}")
+        raise UserError(f"{folder}: no file in it is named like an input: {', '.join(pictures_of(study))}")
     return exams
 
 
-def _matched(folder: Path, study: Study) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _matched(folder: Path, study: Study) -> dict[str, Paths]:
+    found: dict[str, Paths] = {}
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-        names = [name for name, source in _pictures(study).items() if _fits(path.name, name, source)]
+        names = [name for name, source in pictures_of(study).items() if _fits(path.name, name, source)]
         if len(names) > 1:
             raise UserError(f"{path}: the name fits several inputs ({', '.join(names)}); name files after their input")
         if names and names[0] in found:
-            raise UserError(f"{path} and {found[names[0]]}: two files for the input {names[0]!r} of one exam")
-        found |= {name: str(path.resolve()) for name in names}
+            raise UserError(f"{path} and {found[names[0]][0]}: two files for the input {names[0]!r} of one exam")
+        found |= {name: (str(path.resolve()),) for name in names}
     return found
 
 
 def _fits(file: str, name: str, source: Input) -> bool:
     """Whether all words of the input's name, or else all values of its `where`, are words of the file's name."""
-    words = _words(file)
+    words = words_of(file)
     told = [str(value) for value in source.where.values()]
-    return _words(name) <= words or (bool(told) and all(_words(value) <= words for value in told))
+    return words_of(name) <= words or (bool(told) and all(words_of(value) <= words for value in told))
 
 
-def _words(text: str) -> set[str]:
-    return {word for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
-
-
-def _pictures(study: Study) -> Mapping[str, Input]:
-    return {name: source for name, source in study.inputs.items() if source.kind != "table"}
-
-
-def _cohort_of_files(study: Study, exams: Mapping[str, Mapping[str, str]]) -> Cohort:
+def _cohort_of_files(study: Study, exams: Mapping[str, Mapping[str, Paths]]) -> Cohort:
     """A cohort without a table: an exam for each name."""
-    pictures = _pictures(study)
+    pictures = pictures_of(study)
     for given in exams.values():
-        for name, path in given.items():
-            _check(pictures, name, path)
+        for name, paths in given.items():
+            _check(pictures, name, paths)
     names = np.array([exam for exam, given in exams.items() if given], dtype=object)
     paths = {name: _column(exams, names, name) for name in pictures}
     tables = {name: source for name, source in study.inputs.items() if source.kind == "table"}
@@ -121,26 +153,31 @@ def _side(source: Input, path: tuple[str, ...]) -> str | None:
     a picture mirrored by guess would be a silently wrong one."""
     if source.laterality is None:
         return None
-    said = {SIDES[word] for word in (_words(Path(path[0]).name) | {source.laterality.lower()}) & SIDES.keys()}
+    said = {SIDES[word] for word in (words_of(Path(path[0]).name) | {source.laterality.lower()}) & SIDES.keys()}
     if len(said) != 1:
         raise UserError(f"{path[0]}: left or right? Write the side into the file's name, or give a table with it")
     return said.pop()
 
 
-def _check(pictures: Mapping[str, Input], name: str, path: str) -> None:
+def _check(pictures: Mapping[str, Input], name: str, paths: Paths) -> None:
     if name not in pictures:
         raise unknown("input", name, pictures)
-    if len(pictures[name].paths) > 1 or not isinstance(pictures[name].modality, str):
-        raise UserError(f"input {name!r} has several channels or modalities; give a table or a study for it")
-    if not Path(path).exists():
-        raise UserError(f"{path}: no such file (input {name!r})")
+    if not isinstance(pictures[name].modality, str):
+        raise UserError(f"input {name!r} has several modalities; give {name}@MODALITY=FILE, a table or a study for it")
+    if missing := next((path for path in paths if not Path(path).exists()), None):
+        raise UserError(f"{missing}: no such file (input {name!r})")
+    channels = len(pictures[name].paths)
+    if len(paths) not in (1, channels):
+        raise UserError(
+            f"{paths[0]}: {len(paths)} of the {channels} channels of input {name!r}; name files CASE_0000, CASE_0001, "
+            "..., or give a table or a study for it"
+        )
 
 
-def _column(exams: Mapping[str, Mapping[str, str]], names: np.ndarray, name: str) -> np.ndarray:
+def _column(exams: Mapping[str, Mapping[str, Paths]], names: np.ndarray, name: str) -> np.ndarray:
     column = np.empty(len(names), dtype=object)
     for place, exam in enumerate(names):
-        path = exams[exam].get(name)
-        column[place] = None if path is None else (str(Path(path).resolve()),)
+        column[place] = exams[exam].get(name)
     return column
 
 

@@ -1,0 +1,139 @@
+"""Files without a table: which of the trained studies describes them, and which files are one picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from m4oe.data.readers import dicom
+from m4oe.errors import UserError, unknown
+from m4oe.study import Input, Study
+
+PICTURE = r"\.(nii\.gz|nii|png|tiff?|npy|npz|jpe?g|bmp|pgm)$"
+CHANNEL = r"_\d{4}$"  # nnU-Net: the channel ends a file's name
+
+Paths = tuple[str, ...]
+
+
+def pictures_of(study: Study) -> dict[str, Input]:
+    """The inputs that are pictures."""
+    return {name: source for name, source in study.inputs.items() if source.kind != "table"}
+
+
+def words_of(text: str) -> set[str]:
+    return {word for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
+
+
+def describing(trained: Sequence[Study], given: Iterable[str]) -> Study:
+    """The study whose inputs are `given`: names, or name@modality where studies use one name for several.
+
+    Where several trained studies mean the same pictures and differ in their tasks, it has no task: whose labels are
+    wanted is not known. Raises UserError for a name that no study has, and for one that may mean several modalities.
+    """
+    names = list(given)
+    having = [_narrowed(study, names) for study in trained if all(_has(study, name) for name in names)]
+    if not having:
+        strange = next((name for name in names if not any(_has(study, name) for study in trained)), names[0])
+        raise unknown("input", strange, dict.fromkeys(key for study in trained for key in _keys(study, trained)))
+    inputs = [name.partition("@")[0] for name in names]
+    meanings = {tuple((study.inputs[name].kind, study.inputs[name].modality) for name in inputs) for study in having}
+    if len(meanings) > 1:
+        known = dict.fromkeys(key for study in having for key in _keys(study, having))
+        raise UserError(f"which modality is it? Give one of {'=FILE, '.join(known)}=FILE, or a study of these exams")
+    alike = all(study.tasks == having[0].tasks for study in having)
+    return having[0] if alike else having[0].model_copy(update={"tasks": {}})
+
+
+def _has(study: Study, given: str) -> bool:
+    name, _, modality = given.partition("@")
+    source = pictures_of(study).get(name)
+    return source is not None and (not modality or source.modality == modality or not isinstance(source.modality, str))
+
+
+def _narrowed(study: Study, given: Iterable[str]) -> Study:
+    """`study`, its inputs of the modalities that are said."""
+    said = dict(text.split("@", 1) for text in given if "@" in text)
+    if not said:
+        return study
+    inputs = {
+        name: source.model_copy(update={"modality": said.get(name, source.modality)})
+        for name, source in study.inputs.items()
+    }
+    return study.model_copy(update={"inputs": inputs})
+
+
+def _keys(study: Study, trained: Sequence[Study]) -> list[str]:
+    """Names by which the picture inputs of `study` can be given, unmistakable among `trained`."""
+    keys = []
+    for name, source in pictures_of(study).items():
+        others = {str(other.inputs[name].modality) for other in trained if name in other.inputs}
+        keys.append(f"{name}@{source.modality}" if len(others) > 1 and isinstance(source.modality, str) else name)
+    return keys
+
+
+def sole_keys(trained: Sequence[Study]) -> list[str] | None:
+    """The names, each once, by which a picture can be given; None unless every study has a single picture input."""
+    if any(len(pictures_of(study)) != 1 for study in trained):
+        return None
+    return list(dict.fromkeys(key for study in trained for key in _keys(study, trained)))
+
+
+def key_of(exam: str, folder: Path, keys: Sequence[str]) -> str:
+    """Which of `keys` an exam in `folder` is, by the modality that its name, or the folder's, mentions.
+
+    Raises UserError where that is none or several.
+    """
+    if len(keys) == 1:
+        return keys[0]
+    for words in (words_of(exam), words_of(folder.resolve().name)):
+        found = [key for key in keys if words_of(key.partition("@")[2] or key) <= words]
+        if len(found) == 1:
+            return found[0]
+    raise UserError(
+        f"{folder}: the run was trained on {', '.join(keys)}, and neither the name {exam!r} nor the folder's says "
+        f"which it is; write it into the folder's name, give a study of these exams, or a file as {keys[0]}=FILE"
+    )
+
+
+def scans_in(folder: Path) -> dict[str, Paths]:
+    """{exam: files of its channels} of a folder with one picture for each exam.
+
+    An exam is a file, or a subfolder that holds one picture; files NAME_0000, NAME_0001, ... are channels of NAME; a
+    folder of DICOM slices is one picture. Raises UserError for a folder without pictures, and for one with both.
+    """
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    folders = [path for path in visible if path.is_dir()]
+    if series := _series(folder, visible):
+        return {folder.resolve().name: series}
+    found = _by_name([path for path in visible if path.is_file() and re.search(PICTURE, path.name, re.IGNORECASE)])
+    if folders and found:
+        raise UserError(f"{folder}: holds both files and folders; give a folder of files, or one of exams' folders")
+    for path in folders:
+        inner = scans_in(path)
+        if len(inner) > 1:
+            raise UserError(f"{path}: holds {len(inner)} pictures, where an exam has one; give this folder by itself")
+        found[path.name] = next(iter(inner.values()))
+    if not found:
+        raise UserError(
+            f"{folder}: no pictures in it; known by their names are NIfTI, PNG, TIFF, NumPy, JPEG and BMP files"
+        )
+    return found
+
+
+def _series(folder: Path, visible: Sequence[Path]) -> Paths | None:
+    """The folder itself, if it holds DICOM files alone."""
+    files = [path for path in visible if path.is_file() and path.name != "DICOMDIR"]
+    return (str(folder.resolve()),) if files and all(map(dicom.is_dicom, files)) else None
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, Paths]:
+    stems = [re.sub(PICTURE, "", file.name, flags=re.IGNORECASE) for file in files]
+    channelled = all(re.search(CHANNEL, stem) for stem in stems)
+    found: dict[str, list[str]] = {}
+    for stem, file in zip(stems, files):
+        paths = found.setdefault(re.sub(CHANNEL, "", stem) if channelled else stem, [])
+        if paths and not channelled:
+            raise UserError(f"{paths[0]} and {file}: two files of one name; an exam has one picture")
+        paths.append(str(file.resolve()))
+    return {exam: tuple(paths) for exam, paths in found.items()}
