@@ -45,11 +45,9 @@ def fits(geometry: Geometry, mask: Picture) -> bool:
 
 
 def complaint(geometry: Geometry, mask: Picture) -> str:
-    """What differs between a mask and its picture, in the order of their axes in our reading."""
-    return (
-        f"the mask {mask.source} is {_by(mask.shape)}{_placed(mask.affine)}, and its picture {geometry.source} is "
-        f"{_by(geometry.shape)}{_placed(geometry.affine)}"
-    )
+    """What differs between a mask and its picture, as their own headers say it."""
+    sides = _described(mask.geometry), _described(geometry)
+    return f"the mask {mask.source} is {sides[0]}, and its picture {geometry.source} {sides[1]}"
 
 
 def _advice(geometry: Geometry, mask: Picture, fix: Fix | None) -> str:
@@ -99,9 +97,13 @@ def _grid(geometry: Geometry) -> tuple[int, ...]:
     return tuple(geometry.orientation.grid) if geometry.orientation else (1, *geometry.shape)[-3:]
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _placed(affine: ndarray | None) -> str:
-    return "" if affine is None else f" with the affine {np.round(affine[:3], 3).tolist()}"
+def _described(geometry: Geometry) -> str:
+    """Shape and affine of a file's own array (i, j, k)."""
+    turn, affine = geometry.orientation, geometry.affine
+    if turn is None or affine is None:
+        return " x ".join(map(str, geometry.shape))
+    stored, flips = affine[:, list(turn.axes)], np.array(turn.flipped)
+    shape = [turn.grid[axis] for axis in turn.axes]
+    origin = affine[:, 3] + stored[:, flips] @ (np.array(shape) - 1)[flips]
+    own = np.column_stack([np.where(flips, -stored, stored), origin])[:3]
+    return f"{' x '.join(map(str, shape))} with the affine {(np.round(own, 3) + 0.0).tolist()}"

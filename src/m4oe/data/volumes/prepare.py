@@ -5,6 +5,7 @@ An image is a stack of one slice. Slices are made when they are asked for: of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -162,6 +163,6 @@ def foreground_statistics(values: ndarray) -> tuple[float, float]:
 
 
 def sampled(values: ndarray) -> ndarray:
-    """Pixels (n,) of `values`, evenly spread, and not many more than a statistic needs."""
-    step = max(1, round((values.size / MOST_PIXELS) ** (1 / values.ndim)))
+    """Pixels (n,) of `values`, evenly spread, and no more than a statistic needs."""
+    step = max(1, math.ceil((values.size / MOST_PIXELS) ** (1 / values.ndim)))
     return values[(slice(None, None, step),) * values.ndim].ravel()
