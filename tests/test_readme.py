@@ -87,14 +87,17 @@ def test_a_block_is_found_by_its_fence_and_exempt_by_a_reason():
 
 def test_the_readme_walks_from_a_table_to_a_report(tmp_path, monkeypatch):
     """Every block of the README in its order, on a small generated cohort in place of the reader's own table."""
-    from m4oe.data.phantoms import write_breast
+    from m4oe.data.phantoms import write_abdomen, write_breast
 
+    scans = write_abdomen(tmp_path / "abdomen", patients=7, size=48)[0].parent
+    shutil.copytree(scans, tmp_path / "scans", ignore=shutil.ignore_patterns("*.yaml", "*.csv"))
     write_breast(tmp_path, exams=60, seed=11, missing_inputs=0.0, missing_labels=0.0).unlink()
     shutil.copy(min((tmp_path / "pictures").glob("*_ffdm_cc.png")), tmp_path / "left_cc.png")
     monkeypatch.chdir(tmp_path)
     run_all(blocks_of(REPOSITORY / "README.md"), tmp_path)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "predicted" / "predictions.csv").is_file()
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 7
 
 
 @pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda document: document.name)

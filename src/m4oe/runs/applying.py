@@ -12,11 +12,11 @@ import torch
 
 from m4oe.artifact import load_artifact
 from m4oe.data.intake import cohorts_from
-from m4oe.data.table import Cohort, load_cohort
+from m4oe.data.table import load_cohort
 from m4oe.errors import UserError
 from m4oe.evaluate import read_table, write_metrics
+from m4oe.runs.facts import run_cohorts, survival_labels
 from m4oe.runs.tables import all_rows, metrics_of, predicted, predictor_of, write_tables
-from m4oe.runs.training import survival_labels
 from m4oe.study import load_study
 
 
@@ -42,14 +42,6 @@ def evaluate_run(run: Path, studies: Sequence[Path], out: Path | None, device: t
     metrics = metrics_of(run, artifact, cohorts, training)
     write_metrics(metrics, (out or run) / "metrics.json")
     return metrics
-
-
-def run_cohorts(run: Path) -> list[Cohort]:
-    """The cohorts on which a run was trained. Raises UserError where their tables are gone."""
-    paths = sorted((run / "studies").glob("*.yaml"))
-    if not paths:
-        raise UserError(f"{run}: no studies/ in it: not a run, or not the top folder of one")
-    return [load_cohort(load_study(path)) for path in paths]
 
 
 def _evaluate_elsewhere(run: Path, studies: Sequence[Path], out: Path, device: torch.device) -> dict[str, Any]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from m4oe.artifact import load_artifact
 from m4oe.config import Model, Segmenter
 from m4oe.data.fingerprint import fit_schema
-from m4oe.data.table import Cohort
+from m4oe.data.table import Cohort, load_cohort
 from m4oe.data.volumes.plan import make_plan, read_plan, write_plan
+from m4oe.errors import UserError
 from m4oe.schema import Plan, Schema
-from m4oe.study import Study
+from m4oe.study import Study, load_study
 
 
 def task_kinds(studies: Iterable[Study]) -> set[str]:
@@ -57,3 +59,24 @@ def _plan(
     facts = {"size": own.size, "spacing": own.spacing, "context": own.context}
     plan = make_plan(cohorts, splits, fold, new, **facts)
     return plan.model_copy(update={"streams": {**known, **plan.streams}})
+
+
+def run_cohorts(run: Path) -> list[Cohort]:
+    """The cohorts on which a run was trained. Raises UserError where their tables are gone."""
+    paths = sorted((run / "studies").glob("*.yaml"))
+    if not paths:
+        raise UserError(f"{run}: no studies/ in it: not a run, or not the top folder of one")
+    return [load_cohort(load_study(path)) for path in paths]
+
+
+def survival_labels(cohorts: Sequence[Cohort], rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
+    """task, time and event of the exams in `rows`: what censoring weights are estimated from."""
+    frames = [pd.DataFrame(columns=["task", "time", "event"])]
+    for cohort in cohorts:
+        mine = np.isin(cohort.exams, rows.loc[rows["study"] == cohort.study.name, "exam"])
+        for task in schema.tasks:
+            if task.kind == "survival" and task.name in cohort.labels:
+                label = cohort.labels[task.name][mine]
+                known = label[~np.isnan(label).any(1)]
+                frames.append(pd.DataFrame({"task": task.name, "time": known[:, 0], "event": known[:, 1]}))
+    return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -19,7 +18,8 @@ from m4oe.data.table import Cohort, load_cohort
 from m4oe.device import describe
 from m4oe.errors import UserError
 from m4oe.evaluate import evaluate, read_table, write_metrics
-from m4oe.runs.facts import schema_of, task_kinds
+from m4oe.runs.facts import schema_of, survival_labels, task_kinds
+from m4oe.runs.growth import write_growth
 from m4oe.runs.tables import metrics_of, predicted, predictor_of, rows_of, write_csv, write_tables
 from m4oe.schema import Schema
 from m4oe.study import load_study
@@ -80,6 +80,8 @@ def _train_fold(
     network = fit(Fold(cohorts, schema, splits, folder / "cache"), config, folder, device, progress=progress)
     artifact = Artifact(network, config.model, schema, phase=config.phases[-1])
     finish_run(artifact, cohorts, splits, folder, device, config.train.batch_size)
+    if grow is not None:
+        write_growth(artifact, grow.run, folder, device)
 
 
 def finish_run(
@@ -114,19 +116,6 @@ def withheld_tasks(scores: Mapping[str, Any], schema: Schema) -> dict[str, str]:
             interval = f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})"
             withheld[task.name] = f"its validation {name} {interval} does not surely beat chance ({chance:.2f})"
     return withheld
-
-
-def survival_labels(cohorts: Sequence[Cohort], rows: pd.DataFrame, schema: Schema) -> pd.DataFrame:
-    """task, time and event of the exams in `rows`: what censoring weights are estimated from."""
-    frames = [pd.DataFrame(columns=["task", "time", "event"])]
-    for cohort in cohorts:
-        mine = np.isin(cohort.exams, rows.loc[rows["study"] == cohort.study.name, "exam"])
-        for task in schema.tasks:
-            if task.kind == "survival" and task.name in cohort.labels:
-                label = cohort.labels[task.name][mine]
-                known = label[~np.isnan(label).any(1)]
-                frames.append(pd.DataFrame({"task": task.name, "time": known[:, 0], "event": known[:, 1]}))
-    return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
 
 def _pool(out: Path, folders: Sequence[Path], cohorts: Sequence[Cohort]) -> None:

@@ -34,6 +34,10 @@ class Schedule:
     def elapsed(self) -> float:
         return time.monotonic() - self.started
 
+    def is_over(self) -> bool:
+        """Whether the minutes are spent."""
+        return self.seconds is not None and self.elapsed() >= self.seconds
+
     def factor(self, epoch: float) -> float:
         """Share of the full learning rate at `epoch` (a real number)."""
         done = epoch / self.epochs
@@ -108,6 +112,11 @@ class Training(pl.LightningModule):
         epoch = self.current_epoch + number / max(1, self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
             group["lr"] = group["pace"] * self.learning_rate * self.schedule.factor(epoch)
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, number: int) -> None:
+        """Ends training within an epoch where the minutes are spent; what has been learned is validated and kept."""
+        if self.schedule.is_over():
+            self.trainer.should_stop = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; vectors (norms, biases, scales) are not decayed, and heads neither: they learn at HEAD_PACE."""
