@@ -35,14 +35,13 @@ class Format:
     read: Callable[[Path], Picture]
     form: Callable[[Path], Form]
     mask: Callable[[Path], Picture] | None = None
-    quoted: bool = True  # whether a library's complaint is repeated: of DICOM it may hold a patient's name
 
 
 RASTER = Format("PNG, JPEG, TIFF, BMP or PGM", raster.read, raster.form, raster.read_mask)
 NIFTI = Format("NIfTI", nifti.read, nifti.form, nifti.read_mask)
 NUMPY = Format("NumPy", arrays.read, arrays.form, arrays.read_mask)
-DICOM = Format("DICOM", dicom.read, dicom.form, quoted=False)
-SERIES = Format("a folder with one DICOM series", series.read, series.form, quoted=False)
+DICOM = Format("DICOM", dicom.read, dicom.form)
+SERIES = Format("a folder with one DICOM series", series.read, series.form)
 FORMATS = (RASTER, NIFTI, NUMPY, DICOM, SERIES)
 
 
@@ -120,7 +119,7 @@ def _guarded(path: str, action: str) -> Any:
     except (MemoryError, RecursionError):
         raise UserError(f"{path}: asks for more memory than a picture needs; damaged") from None
     except Exception as error:
-        said = str(error).strip().splitlines() if found.quoted else []
+        said = str(error).strip().splitlines()
         reason = said[0][:200] if said else type(error).__name__
         raise UserError(f"{path}: damaged, or not {found.name} as it seems ({reason})") from None
 

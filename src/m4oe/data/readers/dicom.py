@@ -1,10 +1,15 @@
 """One DICOM file to a picture. What is not read is an error that names it. Axes as in picture.py.
 
-No text of a file is in any message: what a header says is repeated only where it is a word of a closed list.
+No text of a file is in any message: what a header says is repeated only where it is a word of a closed list, and what
+libraries say of it, who may quote it, never.
 """
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +40,19 @@ def read(path: Path) -> Picture:
     (C, H, W) of one frame, (C, D, H, W) of several. Raises UserError for objects that are no picture, for pixels that
     cannot be unpacked, and for frames that make no volume.
     """
-    dataset = header(path, with_pixels=True)
-    several = _several(dataset)
-    picture = _colour(dataset, path, several) if _is_colour(dataset) else _grey(dataset, path, several)
-    return replace(picture, facts=facts_in(dataset))
+    with unquoted(path):
+        dataset = header(path, with_pixels=True)
+        several = _several(dataset)
+        picture = _colour(dataset, path, several) if _is_colour(dataset) else _grey(dataset, path, several)
+        return replace(picture, facts=facts_in(dataset))
 
 
 def form(path: Path) -> Form:
     """From the header."""
-    dataset = header(path)
-    axes = 3 if _several(dataset) and not frames.is_slide(dataset) else 2
-    return Form(axes, 3, colour=True) if _is_colour(dataset) else Form(axes)
+    with unquoted(path):
+        dataset = header(path)
+        axes = 3 if _several(dataset) and not frames.is_slide(dataset) else 2
+        return Form(axes, 3, colour=True) if _is_colour(dataset) else Form(axes)
 
 
 def facts_of(path: str | Path, salt: str | None = None) -> Facts:
@@ -56,12 +63,23 @@ def facts_of(path: str | Path, salt: str | None = None) -> Facts:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
+    with unquoted(path):
         return facts_in(header(path), salt)
+
+
+@contextmanager
+def unquoted(path: Path) -> Iterator[None]:
+    """Within it, whatever goes wrong with `path` is a UserError that quotes nothing; pydicom is silent from then on."""
+    logging.getLogger("pydicom").propagate = False
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # pydicom's own words may quote the file
-        raise UserError(f"{path}: damaged, or not DICOM ({type(error).__name__})") from None
+    except (MemoryError, RecursionError):
+        raise UserError(f"{path}: asks for more memory than a picture needs; damaged") from None
+    except Exception as error:  # of damaged bytes any kind, with any text
+        raise UserError(f"{path}: damaged, or not DICOM as it seems ({type(error).__name__})") from None
 
 
 def is_dicom(path: Path) -> bool:

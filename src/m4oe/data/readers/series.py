@@ -42,20 +42,23 @@ def read(folder: Path) -> Picture:
     Raises UserError for a folder without DICOM files or with others, several series (naming each), slices of
     different forms, and all that placing.placed refuses.
     """
-    files = listed(folder)
-    if len(files) == 1:
-        return dicom.read(files[0])
-    slices = [dicom.header(path, with_pixels=True) for path in files]
-    if len(found := _told_apart(files, slices)) > 1:
-        raise UserError(f"{folder}: holds several series: {'; '.join(map(str, found))}; keep one series in a folder")
-    _agree(slices, folder)
-    order, affine = placing.placed(slices, str(folder))
-    window, facts = intensity.window(slices[order[0]], files[order[0]]), facts_in(slices[0])
-    planes = np.empty((len(files), slices[0].Rows, slices[0].Columns), np.float32)
-    for place, index in enumerate(order):
-        planes[place] = _plane(slices[index], files[index])
-        del slices[index].PixelData
-    return replace(placing.volume(planes, affine, str(folder)), window=window, facts=facts)
+    with dicom.unquoted(folder):
+        files = listed(folder)
+        if len(files) == 1:
+            return dicom.read(files[0])
+        slices = [dicom.header(path, with_pixels=True) for path in files]
+        if len(found := _told_apart(files, slices)) > 1:
+            raise UserError(
+                f"{folder}: holds several series: {'; '.join(map(str, found))}; keep one series in a folder"
+            )
+        _agree(slices, folder)
+        order, affine = placing.placed(slices, str(folder))
+        window, facts = intensity.window(slices[order[0]], files[order[0]]), facts_in(slices[0])
+        planes = np.empty((len(files), slices[0].Rows, slices[0].Columns), np.float32)
+        for place, index in enumerate(order):
+            planes[place] = _plane(slices[index], files[index])
+            del slices[index].PixelData
+        return replace(placing.volume(planes, affine, str(folder)), window=window, facts=facts)
 
 
 def form(folder: Path) -> Form:
@@ -66,8 +69,9 @@ def form(folder: Path) -> Form:
 
 def series_in(folder: Path) -> tuple[Series, ...]:
     """The series in `folder`, told apart by their headers. Raises UserError as `read` does for files that are none."""
-    files = listed(folder)
-    return _told_apart(files, [dicom.header(path) for path in files])
+    with dicom.unquoted(folder):
+        files = listed(folder)
+        return _told_apart(files, [dicom.header(path) for path in files])
 
 
 def listed(folder: Path) -> list[Path]:
