@@ -260,11 +260,12 @@ def test_smooth_fields_are_standard_and_smooth_over_their_length() -> None:
 
 
 def test_a_vessel_narrows_from_the_hilum_to_its_end() -> None:
-    """From the hilum 50 mm to the head, radius 5: at the hilum, half way, at the end, and 3 mm beside the middle."""
-    steps = np.array([[0, 0, 0], [0, 0, 25], [0, 0, 50], [3, 0, 25]])
-    at = (anatomy.HILUM + steps).T.reshape(3, 4, 1, 1)
-    depth = anatomy._branch(at, anatomy.HILUM + np.array([0, 0, 50]), 5.0)
-    assert depth.ravel() == pytest.approx([5, 3.5, 2, 0.5], abs=1e-5)
+    """50 mm to the head, radius 5 to 2: depth at the hilum, half way, at the end, 3 mm beside the middle, 10 mm beyond;
+    a second vessel to the front matters only on its side."""
+    steps = np.array([[0, 0, 0], [0, 0, 25], [0, 0, 50], [3, 0, 25], [0, 0, 60], [0, 25, 0]])
+    at = (anatomy.HILUM + steps).T.reshape(3, 6, 1, 1).astype(np.float32)
+    depth = anatomy._branches(at, np.array([[0, 0, 50.0], [0, 50.0, 0]]), np.array([5.0, 4.0]))
+    assert depth.ravel() == pytest.approx([5, 3.5, 2, 0.5, -8, 2.8], abs=1e-2)
 
 
 def test_a_tissue_without_an_organ_takes_its_voxels_from_the_organ_below() -> None:

@@ -61,7 +61,8 @@ def _ellipsoid(
     """Depth in an ellipsoid whose centre `moves`, and whose radii vary, from patient to patient."""
     middle = np.asarray(centre) + rng.uniform(-moves, moves, 3)
     length = np.asarray(radii) * rng.uniform(0.88, 1.14, 3)
-    apart = sum(((axis - m) / r) ** 2 for axis, m, r in zip(at, middle.tolist(), length.tolist()))
+    finite = [ray for ray in zip(at, middle.tolist(), length.tolist()) if ray[2] != EVERYWHERE]
+    apart = sum(((axis - m) / r) ** 2 for axis, m, r in finite)
     return (1 - np.sqrt(apart)) * float(length.min())
 
 
@@ -102,8 +103,8 @@ def _liver(rng: np.random.Generator, at: Array) -> list[Layer]:
     left = _ellipsoid(rng, at, (8, 48, 34), (64, 30, 36), moves=7)
     liver = np.maximum(right, left)
     ways = np.array([0.5, 0, 0.2]) + rng.normal(0, 0.6, (6, 3))
-    ends = HILUM + rng.uniform(45, 70, (6, 1)) * ways / np.linalg.norm(ways, axis=1, keepdims=True)
-    vessels = np.max([_branch(at, end, radius) for end, radius in zip(ends, rng.uniform(4, 6, 6).tolist())], axis=0)
+    ways *= rng.uniform(45, 70, (6, 1)) / np.linalg.norm(ways, axis=1, keepdims=True)
+    vessels = _branches(at, ways, rng.uniform(4, 6, 6))
     gallbladder = _ellipsoid(rng, at, (44, 44, -16), (13, 15, 22), moves=7)
     return [
         Layer("liver", liver, "liver"),
@@ -112,12 +113,14 @@ def _liver(rng: np.random.Generator, at: Array) -> list[Layer]:
     ]
 
 
-def _branch(at: Array, end: Array, radius: float) -> Array:
-    """Depth in a vessel that runs from the hilum to `end` and grows thinner."""
-    way = (end - HILUM).astype(np.float32)
-    offset = at - HILUM.astype(np.float32)[:, None, None, None]
-    along = np.clip(np.tensordot(way, offset, 1) / float(way @ way), 0, 1)
-    return radius * (1 - 0.6 * along) - np.sqrt(((offset - way[:, None, None, None] * along) ** 2).sum(0))
+def _branches(at: Array, ways: Array, radii: Array) -> Array:
+    """Depth in vessels that run from the hilum along `ways` (V, 3), from `radii` (V,) down to two fifths of them."""
+    reach, start = (of[:, None, None, None].astype(np.float32) for of in ((ways**2).sum(1), radii))
+    offset = at - HILUM[:, None, None, None].astype(np.float32)
+    along_way = np.tensordot(ways.astype(np.float32), offset, 1)
+    share = np.clip(along_way / reach, 0, 1)
+    squared = (offset**2).sum(0) - share * (2 * along_way - share * reach)
+    return (start * (1 - 0.6 * share) - np.sqrt(squared.clip(0))).max(0)
 
 
 def _stomach(rng: np.random.Generator, at: Array) -> list[Layer]:

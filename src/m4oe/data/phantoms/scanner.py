@@ -16,6 +16,7 @@ from m4oe.data.phantoms import anatomy
 from m4oe.data.phantoms.tissue import Array
 
 AIR = -1000.0  # HU
+EDGE = 8  # mm from a surface, beyond which nothing of a layer is seen
 
 # What a tissue looks like: HU in portal venous phase · share of the full signal, T2-weighted without fat · the same,
 # T1-weighted after gadolinium, early, when tumours outshine the liver.
@@ -95,8 +96,9 @@ def scan(rng: np.random.Generator, modality: str, size: int) -> Scan:
     axes = _tilted(rng, scanner.tilt) * spacing
     middle = np.array([*rng.uniform(-8, 8, 2), scanner.above + rng.uniform(-10, 10)])
     corner = middle - axes @ (np.array(shape) - 1) / 2
-    place = np.tensordot(axes, np.indices(shape, np.float32), 1) + corner[:, None, None, None]
-    layers = anatomy.draw(rng, place.astype(np.float32), spacing, lesions=modality == "ce_mr")
+    place = np.tensordot(axes.astype(np.float32), np.indices(shape, np.float32), 1)
+    place += corner[:, None, None, None].astype(np.float32)
+    layers = anatomy.draw(rng, place, spacing, lesions=modality == "ce_mr")
     picture, organs = _painted(rng, layers, scanner)
     blurred = gaussian_filter(picture, (0.55, 0.55, 0.35))
     table = np.array([*rng.uniform(-30, 30, 2), rng.uniform(-900, 100)])
@@ -117,6 +119,7 @@ def _painted(rng: np.random.Generator, layers: list[anatomy.Layer], scanner: Sca
     picture = np.full_like(layers[0].depth, scanner.air)
     organs = np.zeros(picture.shape, np.uint8)
     for layer in layers:
-        picture += expit(layer.depth) * np.float32(shade[layer.tissue] - picture)
+        near = layer.depth > -EDGE
+        picture[near] += expit(layer.depth[near]) * (shade[layer.tissue] - picture[near])
         organs[layer.depth > 0] = 1 + anatomy.ORGANS.index(layer.organ) if layer.organ else 0
     return picture, organs
