@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from m4oe.data.check import check_studies
 from m4oe.data.draft import draft_study
 from m4oe.data.findings import MOST_ALIKE, Findings, Problem
 from m4oe.study import load_study
+from small_volumes import block, study_of, volume, write_volume
 
 PATIENTS = 24
 MASK = {"kind": "segmentation", "column": "mask", "on": "cc", "classes": {0: "background", 255: "mass"}}
@@ -195,3 +197,43 @@ def test_real_studies_are_sound(real_data, tmp_path, name):
     (tmp_path / "study.yaml").write_text(draft.study_yaml, encoding="utf-8")
     findings = check_studies([load_study(tmp_path / "study.yaml")])
     assert errors(findings) == []
+
+
+def test_grids_and_classes_of_volumes(tmp_path):
+    mask = block()
+    mask[5, 0, :4] = 9
+    cases = {f"c{n}": (volume(n), mask) for n in range(4)}
+    cohort = study_of(tmp_path, cases, classes=["background", "organ", "never"], ignore=9)
+    image = nib.load(tmp_path / "s" / "c3.nii.gz")
+    nib.save(image.as_reoriented([[0, -1], [1, -1], [2, 1]]), tmp_path / "s" / "c3.nii.gz")
+    findings = check_studies([cohort.study])
+    tables = {title: rows for title, _, rows in findings.tables}
+    assert tables["s: grids"] == [["image", "3 x 1 x 1", "0", "RAS (3), LPS (1)"]]
+    pixels = 6 * 20 * 16 - 4
+    assert tables["s: masks of 's_organs'"] == [
+        ["background", str(4 * (pixels - 50)), f"{100 * (1 - 50 / pixels):.3g} %", "4"],
+        ["organ", "200", f"{100 * 50 / pixels:.3g} %", "4"],
+        ["never", "0", "0 %", "0"],
+        ["(ignored)", "16", "", "4"],
+    ]
+    assert not errors(findings) and any("'never' occurs in 0 patients" in p.message for p in findings.problems)
+
+
+def test_masks_elsewhere_are_found_or_fixed(tmp_path):
+    cohort = study_of(tmp_path, {f"c{n}": (volume(n), block()) for n in range(3)})
+    write_volume(tmp_path / "s" / "c1_mask.nii.gz", block((6, 10, 8)), (3.0, 2.0, 2.0))
+    (problem,) = errors(check_studies([cohort.study]))
+    assert (problem.row, problem.column) == (3, "mask") and "'fix: resample'" in problem.message
+    assert "8 x 10 x 6 with the affine [[2.0" in problem.message and "16 x 20 x 6 with" in problem.message
+    task = cohort.study.tasks["s_organs"].model_copy(update={"fix": "resample"})
+    findings = check_studies([cohort.study.model_copy(update={"tasks": {"s_organs": task}})])
+    assert not errors(findings)
+    assert any("1 masks of task 's_organs' lie elsewhere" in problem.message for problem in findings.problems)
+
+
+def test_masks_empty_everywhere_and_odd_channels(tmp_path):
+    empty, four = np.zeros((6, 20, 16), np.uint8), np.stack([volume(n) for n in range(4)], -1)
+    cohort = study_of(tmp_path, {"c0": (four, empty), "c1": (volume(1), empty), "c2": (four + 1, empty)})
+    messages = [(problem.row, problem.message) for problem in errors(check_studies([cohort.study]))]
+    assert any(row is None and "all 3 masks of task 's_organs' are empty" in text for row, text in messages)
+    assert any(row == 3 and "1 channels, where most pictures of 'image' have 4" in text for row, text in messages)

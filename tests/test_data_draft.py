@@ -11,6 +11,7 @@ from PIL import Image
 
 from cohorts import write_pictures
 from m4oe.data.draft import draft_study
+from m4oe.data.draft_pairs import patients_of
 from m4oe.data.fingerprint import fit_schema
 from m4oe.data.guess import kind_of, safe_name
 from m4oe.data.splits import split_exams
@@ -215,3 +216,103 @@ def test_folders_of_pairs(real_data, tmp_path, name, patients):
     found = load_cohort(study)
     assert len(set(found.patients)) == patients and study.inputs["image"].kind == "mr"
     assert trains(study).stream("image").form == "volume"
+
+
+# Where pictures and masks may lie, as names of two cases, and what the cases are then called.
+LAYOUTS = {
+    "nnU-Net": ("imagesTr/a_01_0000.nii.gz", "labelsTr/a_01.nii.gz", "a_01"),
+    "Decathlon without its datalist": ("imagesTr/liver_1.nii.gz", "labelsTr/liver_1.nii.gz", "liver_1"),
+    "two plain folders": ("images/p1.nii.gz", "labels/p1.nii.gz", "p1"),
+    "other names": ("Scans/p1.nii.gz", "Segmentations/p1_seg.nii.gz", "p1"),
+    "words at both ends": ("images/p1_image.nii.gz", "masks/p1_label.nii.gz", "p1"),
+    "words in front": ("vol/volume-1.nii", "vol/segmentation-1.nii", "1"),
+    "pairs in one folder": ("p1.nii.gz", "p1_mask.nii.gz", "p1"),
+    "pairs with two words": ("p1_img.nii.gz", "p1_gt.nii.gz", "p1"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_of_images_and_labels(tmp_path, layout):
+    image, mask, case = LAYOUTS[layout]
+    folder = tmp_path / "vessels" / (image.split("/")[0] if layout == "words in front" else "")
+    for number in "1246":
+        write_volumes(tmp_path / "vessels", [image.replace("1", number)])
+        write_volumes(tmp_path / "vessels", [mask.replace("1", number)], labels=3)
+    _, study = drafted(folder, folder)
+    cohort = load_cohort(study)
+    assert cohort.exams.tolist() == [case.replace("1", number) for number in "1246"]
+    for exam, paths, path in zip(cohort.exams, cohort.paths["image"], cohort.labels[study.name]):
+        assert exam.removeprefix("a_0") in paths[0] and exam in path
+    assert study.tasks[study.name].class_names == ("background", f"{study.name}_1", f"{study.name}_2")
+    assert trains(study)
+
+
+def test_an_image_without_a_mask_stays_and_other_files_do_not(tmp_path):
+    write_volumes(tmp_path, [f"images/{n}.nii.gz" for n in range(4)])
+    write_volumes(tmp_path, [f"labels/{n}.nii.gz" for n in range(3)], labels=2)
+    (tmp_path / "images" / "._0.nii.gz").write_bytes(b"")
+    (tmp_path / "images" / "notes.txt").write_text("")
+    _, study = drafted(tmp_path, tmp_path)
+    labels = load_cohort(study).labels[study.name]
+    assert len(labels) == 4 and labels[3] is None
+    (tmp_path / "loose").mkdir()
+    write_volumes(tmp_path / "loose", ["1.nii.gz", "2.nii.gz"])
+    with pytest.raises(UserError, match=r"no pictures in 'imagesTr' .* no pairs such as a.nii.gz and a_mask.nii.gz"):
+        draft_study(tmp_path / "loose")
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (
+            ["patient001_frame01", "patient001_frame12", "patient002_frame01"],
+            ["patient001", "patient001", "patient002"],
+        ),
+        (["hippocampus_001", "hippocampus_002"], None),
+        ([f"Train20_{n:03}" for n in range(40)], None),  # a number in the name of the data set
+        (["s1-0", "s1-1", "s2-0", "s3-0"], ["s1", "s1", "s2", "s3"]),
+        (["a", "b"], None),
+        (["7_1", "8_1"], None),
+    ],
+)
+def test_patients_are_what_names_of_several_cases_begin_with(names, patients):
+    assert patients_of(names) == patients
+
+
+def test_the_guess_of_patients_is_told(tmp_path):
+    names = [f"patient{n:03}_frame{f:02}" for n in range(6) for f in (1, 9)]
+    write_volumes(tmp_path, [f"imagesTr/{name}.nii.gz" for name in names])
+    write_volumes(tmp_path, [f"labelsTr/{name}.nii.gz" for name in names], labels=2)
+    draft, study = drafted(tmp_path, tmp_path)
+    assert len(set(load_cohort(study).patients)) == 6
+    assert any("patient000 of patient000_frame01" in note for note in draft.notes)
+
+
+def test_nnunets_ignored_value_is_no_class(nnunet):
+    facts = json.loads((nnunet / "dataset.json").read_text())
+    (nnunet / "dataset.json").write_text(json.dumps(facts | {"labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}}))
+    _, study = drafted(nnunet, nnunet)
+    task = study.tasks["dataset007_brain"]
+    assert task.class_names == ("background", "a", "b") and task.ignore == 3 and trains(study).tasks[0].ignore == 3
+
+
+def test_a_listed_dataset_of_nnunet(tmp_path):
+    write_volumes(tmp_path, [f"raw/{n}_{c}.nii.gz" for n in range(4) for c in "xy"])
+    write_volumes(tmp_path, [f"raw/{n}_s.nii.gz" for n in range(4)], labels=2)
+    listed = {str(n): {"images": [f"raw/{n}_{c}.nii.gz" for c in "xy"], "label": f"raw/{n}_s.nii.gz"} for n in range(4)}
+    facts = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "organ": 1}, "dataset": listed}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    _, study = drafted(tmp_path, tmp_path)
+    assert study.inputs["image"].paths == ("image_0", "image_1") and trains(study).streams[0].channels == 2
+
+
+def test_ct_and_mr_in_one_folder_are_two_inputs(tmp_path):
+    names = [f"{kind}_{n}" for kind in ("ct", "mr") for n in range(4)]
+    write_volumes(tmp_path, [f"imagesTr/{name}.nii.gz" for name in names])
+    write_volumes(tmp_path, [f"labelsTr/{name}.nii.gz" for name in names], labels=2)
+    _, study = drafted(tmp_path, tmp_path)
+    cohort = load_cohort(study)
+    assert [study.inputs[name].kind for name in ("ct", "mr")] == ["ct", "mr"]
+    assert cohort.present("ct").tolist() == [True] * 4 + [False] * 4 == (~cohort.present("mr")).tolist()
+    assert [task.on for task in study.tasks.values()] == ["ct", "mr"]
+    assert len({task.class_names for task in study.tasks.values()}) == 1 and trains(study)

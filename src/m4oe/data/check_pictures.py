@@ -8,18 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from m4oe.data.check_masks import check_masks, grid_table
 from m4oe.data.findings import Findings, Problem
 from m4oe.data.table import Cohort
 from m4oe.errors import UserError
+
+if TYPE_CHECKING:
+    from m4oe.data.readers import Geometry
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture that was read: the exam's position, its input, its shape (C, ...), range, hash of its pixels, and what
-    its file says that should be known."""
+    """A picture that was read: the exam's position, its input, its shape (C, ...), range, hash of its pixels, where
+    they lie, and what its file says that should be known."""
 
     cohort: Cohort
     exam: int
@@ -28,6 +35,7 @@ class Seen:
     low: float
     high: float
     digest: bytes
+    geometry: Geometry
     notes: tuple[str, ...] = ()
 
     @property
@@ -53,12 +61,13 @@ def check_pictures(cohort: Cohort, findings: Findings, progress: Progress | None
             (problems if isinstance(found, Problem) else seen).append(found)
             if progress is not None:
                 progress(done, len(jobs))
-        shapes = {(picture.exam, picture.input): picture.shape for picture in seen}
-        masks = [(name, exam) for name, task in cohort.study.tasks.items() if task.on for exam in range(len(cohort))]
-        problems += [found for found in pool.map(lambda mask: _look_at_mask(cohort, *mask, shapes), masks) if found]
-    findings.report(problems)
-    findings.report(_noted(seen))
-    findings.tables.append(_table(cohort, seen))
+        findings.report(problems)
+        findings.report(_noted(seen))
+        findings.report(_odd_channels(seen))
+        findings.tables.append(_table(cohort, seen))
+        geometries = {(picture.exam, picture.input): picture.geometry for picture in seen}
+        findings.tables.extend(filter(None, [grid_table(cohort, geometries)]))
+        check_masks(cohort, geometries, findings, pool)
     return seen
 
 
@@ -73,27 +82,28 @@ def _look(cohort: Cohort, exam: int, name: str) -> Seen | Problem:
     values, told, file = picture.values, cohort.sides.get(name), picture.facts and picture.facts.view.side
     contrary = told is not None and None not in (told[exam], file) and told[exam] != file
     notes = (*picture.notes, *([f"the table says {told[exam]} and the file {file}"] if contrary else []))
-    digest = sha256(repr(values.shape).encode() + values.tobytes()).digest()
-    return Seen(cohort, exam, name, values.shape, float(values.min()), float(values.max()), digest, notes)
+    digest = sha256(repr(values.shape).encode())
+    digest.update(np.ascontiguousarray(values).data)
+    ends = float(values.min()), float(values.max())
+    return Seen(cohort, exam, name, values.shape, *ends, digest.digest(), picture.geometry, notes)
 
 
-def _look_at_mask(
-    cohort: Cohort, name: str, exam: int, shapes: dict[tuple[int, str], tuple[int, ...]]
-) -> Problem | None:
-    from m4oe.data.readers import read_mask
-
-    path, task = cohort.labels[name][exam], cohort.study.tasks[name]
-    if path is None:
-        return None
-    try:
-        shape = read_mask(path, task.class_values).shape
-    except UserError as error:
-        return _problem(cohort, exam, str(task.column), str(error))
-    picture = shapes.get((exam, str(task.on)))
-    if picture is None or picture[1:] == shape:
-        return None
-    sizes = f"the mask is {_size(shape)} pixels and its picture {_size(picture[1:])}"
-    return _problem(cohort, exam, str(task.column), f"{path}: {sizes}; a mask has the size of the picture it lies on")
+def _odd_channels(seen: Sequence[Seen]) -> list[Problem]:
+    """Pictures of an input and modality that have another number of channels than most."""
+    groups: dict[tuple[str, str], list[Seen]] = {}
+    for picture in seen:
+        modality = picture.cohort.modalities[picture.input][picture.exam]
+        groups.setdefault((picture.input, str(modality)), []).append(picture)
+    problems = []
+    for (name, _), group in groups.items():
+        most = Counter(picture.shape[0] for picture in group).most_common(1)[0][0]
+        for odd in (picture for picture in group if picture.shape[0] != most):
+            message = (
+                f"{odd.cohort.paths[name][odd.exam][0]}: {odd.shape[0]} channels, where most pictures of {name!r} have "
+                f"{most}; take it out, or give it a modality of its own"
+            )
+            problems.append(_problem(odd.cohort, odd.exam, odd.cohort.study.inputs[name].paths[0], message))
+    return problems
 
 
 def _noted(seen: Sequence[Seen]) -> list[Problem]:
