@@ -14,7 +14,7 @@ from m4oe.data.sources.embed import EMBED
 from m4oe.data.sources.flare22 import FLARE22
 from m4oe.data.sources.gamma import GAMMA
 from m4oe.data.sources.pictures import Progress
-from m4oe.data.sources.prepare import Prepared, prepare_source
+from m4oe.data.sources.preparation import Prepared, prepare_source
 from m4oe.data.sources.release import Release, Source, StudyTable
 from m4oe.data.sources.rsna import RSNA
 from m4oe.data.sources.vindr import VINDR

@@ -93,7 +93,7 @@ TRAPS = (
     Exam(108, 1013, "2015-06-01", (Finding("", "B"),)),
     Exam(109, 1014, "2013-07-01", (Finding("", "S", "4", "0"),)),
 )
-DRAWN = 14  # patients beyond the traps, with two exams each
+DRAWN = 10  # patients beyond the traps, with two exams each
 
 
 def write_embed(folder: Path) -> None:
