@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from m4oe import config
 from m4oe.errors import UserError
 from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
@@ -12,6 +14,7 @@ from m4oe.nets.label_sets import OUTPUTS, experts_of
 from m4oe.nets.segmenter import Segmenter, SliceStream
 from m4oe.nets.swin_block import RATIO, DenseFeedForward, FeedForward
 from m4oe.nets.swin_unet import SwinSpec, SwinUNet
+from m4oe.nets.swin_weights import Report, load_dense, read_dense
 from m4oe.schema import Schema, Stream, TaskSpec
 from m4oe.tasks import KINDS
 
@@ -37,6 +40,15 @@ def build_segmenter(model: config.Model, schema: Schema, phase: config.Phase | N
     network = SwinUNet(spec, [stream.channels for stream in streams], *halves)
     masked = phase is not None and phase.objective == "masked_images"
     return Segmenter(network, streams, outputs, prior, masked_images=masked)
+
+
+def start(network: Segmenter, model: config.Model, fresh: Sequence[str] = ()) -> Report | None:
+    """Loads the dense weights that `model.segmenter.start` names, each expert a copy; None where it names none.
+
+    fresh: patterns of parameters that may start untrained. Raises UserError where weights cannot be had or do not fit.
+    """
+    name = model.segmenter.start
+    return load_dense(network.network, read_dense(name), fresh) if name else None
 
 
 def _feed_forward(model: config.Model, schema: Schema, routing: str) -> FeedForward:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from m4oe.nets.stems import as_picture
 from m4oe.nets.swin_unet import SwinUNet
 
 SHARE = 0.75  # of the windows that are hidden
@@ -23,7 +24,7 @@ class MaskedImages(nn.Module):
     def __init__(self, network: SwinUNet, channels: Sequence[int]) -> None:
         super().__init__()
         self.token = nn.Parameter(0.02 * torch.randn(network.width))
-        self.pixels = nn.ModuleDict({str(count): nn.Conv2d(network.features, count, 1) for count in channels})
+        self.pixels = nn.ModuleDict({str(count): nn.Linear(network.features, count) for count in channels})
 
     def forward(
         self,
@@ -41,9 +42,9 @@ class MaskedImages(nn.Module):
         seen = [picture.masked_fill(where, 0.0) for picture, where in zip(pictures, pixels.split(parts))]
         tokens, details = network.embed(seen)
         tokens = torch.where(hidden.unsqueeze(-1), self.token.to(tokens.dtype), tokens)
-        features = network.read(tokens, details, modality, size)[0]
+        features = network.read(tokens, details, modality)[0]
         errors = [
-            (self.pixels[str(truth.shape[1])](own).float() - truth).square()[where.expand_as(truth)]
+            (as_picture(self.pixels[str(truth.shape[1])](own), size).float() - truth).square()[where.expand_as(truth)]
             for own, truth, where in zip(features.split(parts), pictures, pixels.split(parts))
         ]
         return torch.cat(errors).mean()

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Batch, Prediction, Rows
 from m4oe.nets.masked_images import MaskedImages
+from m4oe.nets.stems import as_picture
 from m4oe.nets.swin_unet import SwinUNet
 
 UNIFIED = "unified"
@@ -30,13 +32,13 @@ class SliceStream:
 
 @dataclass(frozen=True)
 class Pictures:
-    """All pictures of a batch: `values` by channel count, (P, C, H, W) each, one after the other; of each picture its
-    `modality`, its exam's position `index`, and the number of its `stream`, (B,) int64."""
+    """All pictures of a batch: `values` by channel count, (P, C, H, W) each, one after the other, and within them by
+    stream: `streams` are those present, `index` the positions of each one's exams; `modality` (B,) int64 of all."""
 
     values: tuple[Tensor, ...]
     modality: Tensor
-    index: Tensor
-    stream: Tensor
+    index: tuple[Tensor, ...]
+    streams: tuple[SliceStream, ...]
 
 
 class Segmenter(nn.Module):
@@ -59,7 +61,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.network, self.streams = network, tuple(streams)
         self.outputs = {task: tuple(tuple(members) for members in classes) for task, classes in outputs.items()}
-        self.head = nn.Conv2d(network.features, len(prior), 1)
+        self.head = nn.Linear(network.features, len(prior))
         with torch.no_grad():
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             self.head.bias.copy_(torch.tensor(prior).clamp_min(1e-4).log())
@@ -74,9 +76,9 @@ class Segmenter(nn.Module):
         """
         pictures = self.pictures(batch)
         features, routing = self.network(pictures.values, pictures.modality)
-        logits = self.head(features)
+        parts = features.split([len(index) for index in pictures.index])
         names = self.outputs if tasks is None else tasks
-        return Prediction({task: self._of_task(task, logits, pictures) for task in names}, routing=routing)
+        return Prediction({task: self._of_task(task, parts, pictures) for task in names}, routing=routing)
 
     def masked_images(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Scalar loss of completing pictures of which most is hidden (a segmenter built for that objective only)."""
@@ -100,17 +102,32 @@ class Segmenter(nn.Module):
         found.sort(key=lambda one: one[:2])
         counts = dict.fromkeys(channels for channels, _, _ in found)
         device = found[0][2].index.device
-        stream = torch.cat([torch.full_like(rows.index, number) for _, number, rows in found])
-        modality = torch.tensor([one.modality for one in self.streams], device=device)[stream]
+        index = tuple(rows.index for _, _, rows in found)
+        streams = tuple(self.streams[number] for _, number, _ in found)
+        counts_of = torch.tensor([len(rows) for rows in index], device=device)
+        modality = torch.tensor([stream.modality for stream in streams], device=device).repeat_interleave(counts_of)
         values = tuple(torch.cat([rows.values for c, _, rows in found if c == count]) for count in counts)
-        return Pictures(values, modality, torch.cat([rows.index for _, _, rows in found]), stream)
+        return Pictures(values, modality, index, streams)
 
-    def _of_task(self, task: str, logits: Tensor, pictures: Pictures) -> Rows:
-        streams = [number for number, one in enumerate(self.streams) if task == UNIFIED or task in one.tasks]
-        rows = torch.isin(pictures.stream, torch.tensor(streams, device=logits.device)).nonzero().squeeze(1)
-        rows = rows[pictures.index[rows].argsort(stable=True)]
-        values = logits if torch.equal(rows, torch.arange(len(logits), device=rows.device)) else logits[rows]
-        return Rows(values if task == UNIFIED else marginal(values, self.outputs[task]), pictures.index[rows])
+    def _of_task(self, task: str, parts: Sequence[Tensor], pictures: Pictures) -> Rows:
+        """Logits of the exams whose pictures the task's masks lie on, from features of each stream's."""
+        size = pictures.values[0].shape[-2:]
+        mine = [number for number, one in enumerate(pictures.streams) if task == UNIFIED or task in one.tasks]
+        if not mine:
+            return Rows(self._logits(task, parts[0][:0], size), pictures.index[0][:0])
+        index = torch.cat([pictures.index[number] for number in mine])
+        values = torch.cat([self._logits(task, parts[number], size) for number in mine])
+        if len(mine) == 1:
+            return Rows(values, index)
+        order = index.argsort(stable=True)
+        return Rows(values[order], index[order])
+
+    def _logits(self, task: str, features: Tensor, size: Sequence[int]) -> Tensor:
+        """(P, C, H, W) of the task's classes, from features of P pictures; of the head, what these classes need."""
+        classes = [[number] for number in range(len(self.head.bias))] if task == UNIFIED else self.outputs[task]
+        first, last = min(map(min, classes)), max(map(max, classes))
+        logits = F.linear(features, self.head.weight[first : last + 1], self.head.bias[first : last + 1])
+        return marginal(as_picture(logits, size), [[output - first for output in outputs] for outputs in classes])
 
 
 def marginal(logits: Tensor, classes: Sequence[Sequence[int]]) -> Tensor:

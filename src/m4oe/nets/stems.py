@@ -2,6 +2,9 @@
 
 A row of STEMS is a stem and the end that belongs to it. A stem is made of (channels, width, patch) and gives tokens
 (B, h, w, D) and details of finer grids, finest first; an end is made of (width, patch) and has `features`.
+
+Features of pixels come as the products leave them, (B, h, w, a, b, F): of each token its a x b pixels, so that a head,
+a linear map of the last axis, reads them where they lie; `as_picture` then moves its few outputs instead of them all.
 """
 
 from __future__ import annotations
@@ -43,10 +46,9 @@ class PatchEnd(nn.Module):
         self.spread = nn.Linear(width, patch**2 * width, bias=False)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, details: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """x (B, h, w, D) -> (B, D, *size)."""
-        x = self.spread(x).unflatten(3, (self.patch, self.patch, -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return self.norm(x[:, : size[0], : size[1]]).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, details: Sequence[Tensor]) -> Tensor:
+        """x (B, h, w, D) -> (B, h, w, patch, patch, features)."""
+        return self.norm(self.spread(x).unflatten(3, (self.patch, self.patch, -1)))
 
 
 class ConvStem(nn.Module):
@@ -78,13 +80,18 @@ class ConvEnd(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(below, 4 * count, 1) for count, below in pairwise(counts))
         self.joins = nn.ModuleList(convolution(2 * count, count) for count in counts[:-1])
 
-    def forward(self, x: Tensor, details: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-        """x (B, h, w, D) and details (B, c, H, W), ... -> (B, features, *size)."""
+    def forward(self, x: Tensor, details: Sequence[Tensor]) -> Tensor:
+        """x (B, h, w, D) and details (B, c, H, W), ... -> (B, H, W, 1, 1, features)."""
         x = x.permute(0, 3, 1, 2)
         for up, join, detail in reversed(list(zip(self.ups, self.joins, details))):
             x = F.pixel_shuffle(up(x), 2)[:, :, : detail.shape[2], : detail.shape[3]]
             x = join(torch.cat([x, detail], 1))
-        return x
+        return x.permute(0, 2, 3, 1)[:, :, :, None, None]
+
+
+def as_picture(x: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, h, w, a, b, C), a x b pixels of each token -> (B, C, H, W) of `size`, what stands beyond it cut off."""
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[:, :, : size[0], : size[1]]
 
 
 def level_counts(patch: int) -> list[int]:

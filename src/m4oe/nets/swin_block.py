@@ -64,6 +64,8 @@ class WindowAttention(nn.Module):
         """q, k, v (B, K, heads, n, d), bias (K or 1, heads, n, n) -> (B, K, heads, n, d)."""
         # Kernels want four axes: windows join the heads where each has its own bias, else the pictures.
         axes = (1, 2) if len(bias) == q.shape[1] else (0, 1)
+        if bias.requires_grad and q.device.type == "cpu":
+            return _written_out(q, k, v, bias)
         bias = bias.flatten(0, 1).unsqueeze(0).to(q.dtype)
         y = F.scaled_dot_product_attention(*(part.flatten(*axes) for part in (q, k, v)), bias)
         return y.unflatten(axes[0], q.shape[axes[0] : axes[1] + 1])
@@ -103,16 +105,25 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, modality: Tensor) -> tuple[Tensor, Routing | None]:
         """x (B, h, w, D), modality (B,) int64 -> the same shape, and the routing of the feed-forward network."""
-        x = x + self._kept(self.attention(self.norm1(x), self.shifted))
+        x = self._added(x, self.attention(self.norm1(x), self.shifted))
         y, routing = self.ffn(self.norm2(x).flatten(1, 2), modality)
-        return x + self._kept(y.view(x.shape)), routing
+        return self._added(x, y.view(x.shape)), routing
 
-    def _kept(self, update: Tensor) -> Tensor:
+    def _added(self, x: Tensor, update: Tensor) -> Tensor:
         """Stochastic depth: in training, a picture goes without this update with a chance of `drop_path`."""
         if not self.training or not self.drop_path:
-            return update
+            return x + update
         stays = torch.rand(len(update), 1, 1, 1, device=update.device) >= self.drop_path
-        return update * stays / (1 - self.drop_path)
+        return torch.addcmul(x, update, (stays / (1 - self.drop_path)).to(update.dtype))
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention step by step: on a CPU, a bias that is being learned has no fused kernel, and the library's own way
+    around it takes twice as long."""
+    *axes, n, d = q.shape
+    q, k, v = (part.flatten(0, 2) for part in (q * d**-0.5, k, v))
+    logits = torch.bmm(q, k.mT).view(*axes, n, n) + bias.to(q.dtype)
+    return torch.bmm(logits.softmax(-1).flatten(0, 2), v).view(*axes, n, d)
 
 
 def _parted(x: Tensor, rows: Tiling, columns: Tiling) -> Tensor:
@@ -136,6 +147,7 @@ def _joined(x: Tensor, h: int, w: int, rows: Tiling, columns: Tiling) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is first asked for while predicting serves training, too
 def _relative(rows: int, columns: int, window: int) -> Tensor:
     """(n * n,) row of the bias table for each pair of tokens of a window of rows x columns."""
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -145,6 +157,7 @@ def _relative(rows: int, columns: int, window: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _hidden(h: int, w: int, rows: Tiling, columns: Tiling) -> Tensor | None:
     """(K, n, n) bool: pairs of a window that must not see each other, since one is padding or they only became
     neighbours by the shift; None where all may."""

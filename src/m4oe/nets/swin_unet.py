@@ -105,9 +105,9 @@ class SwinUNet(nn.Module):
 
     def forward(self, pictures: Sequence[Tensor], modality: Tensor) -> tuple[Tensor, dict[str, Routing]]:
         """pictures of B exams together, each (P, C, H, W) of a channel count of its own, modality (B,) int64 of all ->
-        features (B, features, H, W), and the Routing of each layer that has one."""
+        features of every pixel, as stems.as_picture reads them, and the Routing of each layer that has one."""
         x, details = self.embed(pictures)
-        return self.read(x, details, modality, pictures[0].shape[-2:])
+        return self.read(x, details, modality)
 
     def embed(self, pictures: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Tokens (B, h, w, D), and what the stem keeps of finer grids, finest first (B, c, H, W)."""
@@ -116,13 +116,11 @@ class SwinUNet(nn.Module):
             return parts[0]
         return torch.cat([x for x, _ in parts]), [torch.cat(level) for level in zip(*(details for _, details in parts))]
 
-    def read(
-        self, x: Tensor, details: Sequence[Tensor], modality: Tensor, size: Sequence[int]
-    ) -> tuple[Tensor, dict[str, Routing]]:
-        """What `forward` gives, of pictures of `size` (H, W), from what `embed` gives of them."""
+    def read(self, x: Tensor, details: Sequence[Tensor], modality: Tensor) -> tuple[Tensor, dict[str, Routing]]:
+        """What `forward` gives of pictures, from what `embed` gives of them."""
         stages, routing = self.encode(x, modality)
         y, more = self.decode(stages, modality)
-        return self.end(y, details, size), routing | more
+        return self.end(y, details), routing | more
 
     def encode(self, x: Tensor, modality: Tensor) -> tuple[list[Tensor], dict[str, Routing]]:
         """Tokens of every stage, finest first; the last are of the bottleneck, after a LayerNorm."""
