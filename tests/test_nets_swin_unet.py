@@ -8,6 +8,7 @@ from torch import nn
 
 from m4oe.errors import UserError
 from m4oe.moe import Experts
+from m4oe.nets.stems import as_picture
 from m4oe.nets.swin_block import RATIO, DenseFeedForward, SwinBlock, Tiling, WindowAttention, tile
 from m4oe.nets.swin_unet import Expand, Merge, SwinSpec, SwinUNet
 
@@ -113,7 +114,8 @@ def test_published_parameter_counts(encoder, decoder, millions):
 def test_any_size_gives_features_of_every_pixel(network, size):
     x = torch.randn(2, 1, *size)
     features, routing = network([x], torch.zeros(2).long())
-    assert features.shape == (2, network.features, *size) and torch.isfinite(features).all()
+    picture = as_picture(features, size)
+    assert picture.shape == (2, network.features, *size) and torch.isfinite(picture).all()
     assert routing == {}
 
 
@@ -137,7 +139,8 @@ def test_stems_meet_their_ends_whatever_the_patch(patch):
     for stem in SMALL:
         spec = SwinSpec(width=8, depths=(1, 1), heads=(1, 1), window=3, patch=patch, stem=stem)
         network = SwinUNet(spec, [1], DenseFeedForward, DenseFeedForward)
-        assert network([torch.randn(1, 1, 19, 26)], torch.zeros(1).long())[0].shape[2:] == (19, 26)
+        features, _ = network([torch.randn(1, 1, 19, 26)], torch.zeros(1).long())
+        assert as_picture(features, (19, 26)).shape == (1, network.features, 19, 26)
         assert network.grid("encoder.0", (19, 26)) == (-(-19 // patch), -(-26 // patch))
         assert network.grid("decoder.1", (19, 26)) == (-(-19 // (2 * patch)), -(-26 // (2 * patch)))
 
@@ -151,10 +154,10 @@ def test_stochastic_depth_leaves_whole_updates_out_and_keeps_their_mean():
     torch.manual_seed(0)
     block = SwinBlock(4, 1, 3, False, 0.25, DenseFeedForward)
     update = torch.ones(4000, 2, 2, 4)
-    kept = block._kept(update)
+    kept = block._added(torch.ones_like(update), update) - 1
     assert {round(value, 4) for value in kept.flatten().tolist()} == {0.0, 1.3333}
     assert abs(kept.mean() - 1) < 0.03
-    assert block.eval()._kept(update) is update
+    assert torch.equal(block.eval()._added(update, update), 2 * update)
 
 
 def test_drop_path_grows_with_depth():

@@ -30,10 +30,7 @@ class NaiveSegmenter(nn.Module):
         self.merges = nn.ModuleList(map(NaiveMerge, network.merges))
         self.decodes = nn.ModuleList(map(NaiveDecode, network.decodes))
         self.norm, self.end = deepcopy(network.norm), NaiveExpand(network.end, network.patch)
-        self.head = nn.Linear(network.features, segmenter.head.out_channels)
-        with torch.no_grad():
-            self.head.weight.copy_(segmenter.head.weight.flatten(1))
-            self.head.bias.copy_(segmenter.head.bias)
+        self.head = deepcopy(segmenter.head)
 
     def forward(self, pictures: Tensor) -> Tensor:
         x = self.stem.norm(self.stem.project(pictures).permute(0, 2, 3, 1))
