@@ -38,6 +38,7 @@ SIZE = (12, 10)
 AS_STORED = {"low": 0.0, "high": 9.0, "mean": 0.0, "sd": 1.0}  # values as the file has them
 UNIFIED_CLASSES = ("background", "liver", "spleen", "left_kidney", "right_kidney")
 ORGANS = {"ct_organs": ("liver", "spleen"), "mr_organs": ("liver", "left_kidney", "right_kidney")}
+OUTPUTS = {"ct_organs": 3, "mr_organs": 4, UNIFIED: 5}
 
 
 class Reader(nn.Module):
@@ -89,10 +90,9 @@ def a_schema(context: int = 0, axis: int = 0, size: tuple[int, int] = SIZE, **pr
 
 
 def predictor(schema: Schema, network: nn.Module | None = None, **settings: object) -> VolumePredictor:
-    outputs = {task.name: len(task.classes) for task in schema.tasks} | {UNIFIED: len(schema.unified)}
     model = Config().for_tasks({"segmentation"}).model
     model = model.model_copy(update={"segmenter": model.segmenter.model_copy(update=settings)})
-    return VolumePredictor(Artifact(network or Reader(outputs), model, schema))
+    return VolumePredictor(Artifact(network or Reader(OUTPUTS), model, schema))
 
 
 def coded(shape: Sequence[int], classes: int, seed: int = 0) -> np.ndarray:
@@ -161,7 +161,7 @@ def test_scores_return_to_the_grid_of_the_picture():
     array = np.zeros((4, 32, 16), np.float32)
     array[:, 8:20, 4:10], array[1:3, 24:30, 8:14] = 1, 2
     found = predictor(a_schema(spacing=None, size=(16, 16))).predict({"scan@ct": array})
-    (labels,) = found.masks.values()
+    labels = found.masks[UNIFIED]
     assert labels.shape == array.shape
     for k in (1, 2):
         assert 2 * ((labels == k) & (array == k)).sum() / ((labels == k).sum() + (array == k).sum()) > 0.9
@@ -169,17 +169,17 @@ def test_scores_return_to_the_grid_of_the_picture():
 
 def test_an_image_is_a_stack_of_one():
     array = coded(SIZE, 3)
-    (labels,) = predictor(a_schema(spacing=None)).predict({"scan@ct": array}).masks.values()
+    labels = predictor(a_schema(spacing=None)).predict({"scan@ct": array}).masks[UNIFIED]
     assert np.array_equal(labels, array)
 
 
 def test_small_slices_are_framed_as_in_training():
     """The frame is the floor, half of it before; 5 rows in 12 have 3 above them."""
-    network = Reader({UNIFIED: 5})
+    network = Reader(OUTPUTS)
     frames = []
     network.register_forward_pre_hook(lambda module, given: frames.append(given[0].inputs["scan@ct"].values))
     array = 1 + coded((2, 5, 10), 2)
-    (labels,) = predictor(a_schema(spacing=(1.0, 1.0)), network).predict({"scan@ct": array}).masks.values()
+    labels = predictor(a_schema(spacing=(1.0, 1.0)), network).predict({"scan@ct": array}).masks[UNIFIED]
     assert frames[0].shape == (2, 1, 12, 10) and np.array_equal(frames[0][:, 0, 3:8], array)
     assert (frames[0][:, 0, :3] == 1).all() and (frames[0][:, 0, 8:] == 1).all()
     assert np.array_equal(labels, array)
@@ -194,7 +194,7 @@ def test_the_size_of_batches_changes_nothing_and_large_slices_come_fewer():
         for size in (1, 32)
     )
     assert np.array_equal(one.labels["ct_organs"], all_.labels["ct_organs"])
-    network = Reader({UNIFIED: 5})
+    network = Reader(OUTPUTS)
     few = a_schema(spacing=(0.5, 0.5), size=(6, 5))
     picture = replace(picture_of(array, "ct"), spacing=(3.0, 1.0, 1.0))
     Slicewise(network, few.plan, torch.device("cpu"), 32).segment(picture, few.streams[0], unified_goal(few))
@@ -207,7 +207,7 @@ def goals_for_ct(schema: Schema):
 
 
 def unified_goal(schema: Schema):
-    return predictor(schema)._goals_without_study(schema.streams[0])
+    return predictor(schema)._goals_without_study(schema.streams[0])[-1:]
 
 
 @pytest.mark.parametrize("context", [0, 1, 2])
@@ -225,18 +225,18 @@ def test_neighbours_are_those_of_training(context):
 def test_context_reaches_the_network():
     """A network that reads the channel of the slice before gives each slice the mask of the one before."""
     array = coded((6, 12, 10), 3)
-    network = Reader({UNIFIED: 5}, channel=0)
-    (labels,) = predictor(a_schema(context=1, spacing=None), network).predict({"scan@ct": array}).masks.values()
+    network = Reader(OUTPUTS, channel=0)
+    labels = predictor(a_schema(context=1, spacing=None), network).predict({"scan@ct": array}).masks[UNIFIED]
     assert np.array_equal(labels, array[[0, 0, 1, 2, 3, 4]])
 
 
 def test_flips_are_the_mean_over_mirrored_slices():
     """Class 1 in the first column alone, by any way of looking: with flips half of them say so in first and last one,
     which is e^3 / (4 + e^3) = .83 times one half, below the half of the others plus 1 / 5."""
-    array, network = coded((2, 12, 10), 3), Lopsided({UNIFIED: 5})
-    (alone,) = predictor(a_schema(spacing=None), network).predict({"scan@ct": array}).masks.values()
+    array, network = coded((2, 12, 10), 3), Lopsided(OUTPUTS)
+    alone = predictor(a_schema(spacing=None), network).predict({"scan@ct": array}).masks[UNIFIED]
     assert (alone[:, :, 0] == 1).all() and not alone[:, :, 1:].any() and len(network.seen) == 1
-    (both,) = predictor(a_schema(spacing=None), network, flips=True).predict({"scan@ct": array}).masks.values()
+    both = predictor(a_schema(spacing=None), network, flips=True).predict({"scan@ct": array}).masks[UNIFIED]
     assert len(network.seen) == 5
     assert (both[:, :, [0, -1]] == 1).all() and not both[:, :, 1:-1].any()
 
@@ -388,7 +388,7 @@ def test_another_number_of_channels_is_refused():
     with pytest.raises(UserError, match="3 channels, where 'scan@ct' has 1"):
         schema = a_schema(spacing=None)
         colour = replace(picture_of(coded((4, 12, 10), 3), "ct"), values=np.zeros((3, 4, 12, 10), np.float32))
-        Slicewise(Reader({UNIFIED: 5}), schema.plan, torch.device("cpu")).segment(
+        Slicewise(Reader(OUTPUTS), schema.plan, torch.device("cpu")).segment(
             colour, schema.streams[0], unified_goal(schema)
         )
 
@@ -400,17 +400,17 @@ import sys
 from pathlib import Path
 import torch
 sys.path.insert(0, {tests!r})
-from test_predict_volumes import Reader, a_schema, predictor
+from test_predict_volumes import OUTPUTS, Reader, a_schema, predictor
 from m4oe.nets.segmenter import UNIFIED
 
 def peak():  # of this process alone: what getrusage says includes the process that started it
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
 
-model = predictor(a_schema(spacing=None, size=(96, 96), high=1e4), Reader({{UNIFIED: 16}}))
+model = predictor(a_schema(spacing=None, size=(96, 96), high=1e4), Reader({{**OUTPUTS, UNIFIED: 16}}))
 model.predict({{"scan@ct": torch.arange(192 * 192).view(192, 192).float()}})
 before = peak()
-(labels,) = model.predict({{"scan@ct": {file!r}}}).masks.values()
+labels = model.predict({{"scan@ct": {file!r}}}).masks[UNIFIED]
 assert labels.max() == 15 and labels.dtype == "uint8", (labels.max(), labels.dtype)
 print(peak() - before, *labels.shape)
 """
@@ -435,7 +435,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 @needs_proc
 def test_memory_is_a_few_bytes_a_pixel_whatever_the_classes(tmp_path):
     """192 x 192 x 192 pixels, 6.75 Mi: as floats of 16 classes 432 MiB; 4 bytes as read, 2 as stored, 1 as mask: 47."""
-    assert peak_of((192, 192, 192), tmp_path) < 200
+    assert peak_of((192, 192, 192), tmp_path) < 250
 
 
 @needs_proc

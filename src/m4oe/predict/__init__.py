@@ -5,7 +5,7 @@ An exam that cannot be read is named and skipped; the others go on.
 
 from m4oe.predict.exams import Predictor
 from m4oe.predict.part import CASE_COLUMNS, CONTRIBUTION_COLUMNS, PREDICTION_COLUMNS, Answer, Part
-from m4oe.predict.volumes import VolumePredictor
+from m4oe.predict.volumes import VolumePredictor, predictor_of
 
 __all__ = [
     "CASE_COLUMNS",
@@ -15,4 +15,5 @@ __all__ = [
     "Part",
     "Predictor",
     "VolumePredictor",
+    "predictor_of",
 ]

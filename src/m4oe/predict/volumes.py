@@ -19,6 +19,7 @@ from m4oe.errors import UserError
 from m4oe.masks import Mask, label_set, largest_components
 from m4oe.moe import ModalityRouter
 from m4oe.nets.segmenter import UNIFIED
+from m4oe.predict.exams import Predictor
 from m4oe.predict.goals import Goal, goals_for, stream_for
 from m4oe.predict.part import CASE_COLUMNS, Answer, Part, case_rows
 from m4oe.predict.slicewise import Segmented, Slicewise
@@ -40,8 +41,9 @@ class VolumePredictor:
     def predict(self, inputs: Mapping[str, Any], *, explain: bool = False) -> Answer:
         """The masks for one exam, e.g. predict({"scan": "a.nii.gz"}); of each input those of the tasks that lie on it.
 
-        A picture is a path, a list of paths (channels) or an array. With unified labels the mask is of the unified set,
-        in the order of `schema.unified`, unless one task alone lies on the input. Of a segmenter nothing is explained.
+        A picture is a path, a list of paths (channels) or an array; labels are class indices. Where several tasks lie
+        on an input, and labels are unified, there is the mask "unified" as well, in the order of `schema.unified`. Of
+        a segmenter nothing is explained.
         Raises UserError for an unknown input and for a file that cannot be read.
         """
         masks: dict[str, ndarray] = {}
@@ -103,9 +105,10 @@ class VolumePredictor:
 
     def _goals_without_study(self, stream: Stream) -> tuple[Goal, ...]:
         tasks = [task for task in self.schema.tasks if task.on == stream.input]
+        goals = [Goal(task.name, label_set(task.classes, task.values), task.name) for task in tasks]
         if self.settings.labels == "unified" and len(tasks) != 1:
-            return (Goal(UNIFIED, label_set(self.schema.unified), UNIFIED),)
-        return tuple(Goal(task.name, label_set(task.classes, task.values), task.name) for task in tasks)
+            goals.append(Goal(UNIFIED, label_set(self.schema.unified), UNIFIED))
+        return tuple(goals)
 
     def _cases(self, cohort: Cohort, mask: Mask, head: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
         """Rows of cases.csv; of a label set that the model was not trained for there are none."""
@@ -119,6 +122,11 @@ class VolumePredictor:
             return {}
         row = np.eye(len(self.schema.modalities))[self.schema.modalities.index(modality)]
         return {layer: np.outer(row, sums) for layer, sums in gate.items()}
+
+
+def predictor_of(artifact: Artifact, device: torch.device | str = "cpu") -> Predictor | VolumePredictor:
+    """What applies the model: to whole exams, or to volumes slice by slice."""
+    return (Predictor if artifact.schema.plan is None else VolumePredictor)(artifact, device)
 
 
 def _pictures(cohort: Cohort, place: int) -> list[str]:

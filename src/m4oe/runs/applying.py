@@ -15,8 +15,9 @@ from m4oe.data.intake import cohorts_from
 from m4oe.data.table import load_cohort
 from m4oe.errors import UserError
 from m4oe.evaluate import read_table, write_metrics
+from m4oe.predict import predictor_of
 from m4oe.runs.facts import run_cohorts, survival_labels
-from m4oe.runs.tables import all_rows, metrics_of, predicted, predictor_of, write_tables
+from m4oe.runs.tables import all_rows, metrics_of, predicted, write_tables
 from m4oe.study import load_study
 
 
@@ -60,10 +61,10 @@ def predict_run(run: Path, sources: Sequence[str], out: Path, device: torch.devi
     artifact = load_artifact(run)
     cohorts = cohorts_from(sources, [load_study(path) for path in sorted((run / "studies").glob("*.yaml"))])
     _make_folder(out)
-    found = predicted(predictor_of(artifact, device), all_rows(cohorts, artifact.schema, ""), 32, out / "masks")
+    dataset = all_rows(cohorts, artifact.schema, "")
+    found = predicted(predictor_of(artifact, device), dataset, 32, out / "masks")
     write_tables(out, [found], artifact)
-    exams = found.predictions[["study", "exam"]].drop_duplicates() if len(found.predictions) else []
-    return Outcome(max(len(exams), len(found.masks)), found.failed, artifact.withheld)
+    return Outcome(len(dataset) - len(found.failed), found.failed, artifact.withheld)
 
 
 def _make_folder(out: Path) -> None:

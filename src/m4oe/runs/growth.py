@@ -11,8 +11,9 @@ import torch
 from m4oe.artifact import Artifact, load_artifact, write_text
 from m4oe.errors import UserError
 from m4oe.evaluate import paired_difference, read_table
+from m4oe.predict import predictor_of
 from m4oe.runs.facts import run_cohorts
-from m4oe.runs.tables import predicted, predictor_of, rows_of
+from m4oe.runs.tables import predicted, rows_of
 
 
 def write_growth(artifact: Artifact, old_run: Path, folder: Path, device: torch.device) -> None:

@@ -38,11 +38,6 @@ class Found:
     gate: Mapping[str, np.ndarray]
 
 
-def predictor_of(artifact: Artifact, device: torch.device) -> Predictor | VolumePredictor:
-    """What applies the model: to exams, or to volumes slice by slice."""
-    return (Predictor if artifact.schema.plan is None else VolumePredictor)(artifact, device)
-
-
 def predicted(
     predictor: Predictor | VolumePredictor, dataset: ExamDataset, size: int, masks: Path | None = None
 ) -> Found:

@@ -18,9 +18,10 @@ from m4oe.data.table import Cohort, load_cohort
 from m4oe.device import describe
 from m4oe.errors import UserError
 from m4oe.evaluate import evaluate, read_table, write_metrics
+from m4oe.predict import predictor_of
 from m4oe.runs.facts import schema_of, survival_labels, task_kinds
 from m4oe.runs.growth import write_growth
-from m4oe.runs.tables import metrics_of, predicted, predictor_of, rows_of, write_csv, write_tables
+from m4oe.runs.tables import metrics_of, predicted, rows_of, write_csv, write_tables
 from m4oe.schema import Schema
 from m4oe.study import load_study
 from m4oe.tasks import KINDS

@@ -1,0 +1,179 @@
+"""A trained segmenter applied: its own splits, a folder of scans, another label set, a modality that it never saw."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import m4oe
+from m4oe.artifact import load_artifact
+from m4oe.config import Phase
+from m4oe.data.table import load_cohort
+from m4oe.nets.build import build_model
+from m4oe.predict import VolumePredictor
+from m4oe.runs import evaluate_run, predict_run
+from m4oe.runs.tables import all_rows
+from m4oe.study import load_study
+from small_runs import trained
+
+CPU = torch.device("cpu")
+SMALL = (
+    "model.segmenter.size=[16, 16]",
+    "model.segmenter.width=12",
+    "model.segmenter.depths=[1, 1]",
+    "model.segmenter.heads=[1, 2]",
+    "model.segmenter.window=4",
+    "train.max_epochs=1",
+    "train.slices_per_epoch=16",
+)
+LABELS = {"ct": {0: "background", 10: "liver", 20: "spleen"}, "mr": {0: "background", 1: "liver", 2: "kidney"}}
+
+
+def write_scan(path: Path, seed: int, orientation: str = "LPS") -> np.ndarray:
+    """Two bright blocks in noise; gives their mask in classes 0, 1, 2, as an array in RAS+."""
+    rng = np.random.default_rng(seed)
+    classes = np.zeros((20, 18, 6), np.uint8)
+    x, y = rng.integers(1, 8, 2)
+    classes[x : x + 5, y : y + 6, 1:5], classes[x + 6 : x + 11, y : y + 4, 2:6] = 1, 2
+    values = rng.normal(0, 20, classes.shape) + 100 * classes
+    image = nibabel.Nifti1Image(values.astype(np.int16), np.diag([1.0, 1.0, 3.0, 1]))
+    turn = nibabel.orientations.ornt_transform(*map(nibabel.orientations.axcodes2ornt, ("RAS", orientation)))
+    nibabel.save(image.as_reoriented(turn), path)
+    return classes
+
+
+def write_study(folder: Path, modality: str, name: str | None = None, exams: int = 10) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    values, rows = np.asarray(list(LABELS[modality]), np.uint8), []
+    for number in range(exams):
+        classes = write_scan(folder / f"scan_{number}.nii.gz", seed=number)
+        mask = nibabel.load(folder / f"scan_{number}.nii.gz")
+        stored = values[classes][::-1, ::-1]
+        nibabel.save(nibabel.Nifti1Image(stored, mask.affine), folder / f"mask_{number}.nii.gz")
+        rows.append({"exam": f"e{number}", "scan": f"scan_{number}.nii.gz", "mask": f"mask_{number}.nii.gz"})
+    pd.DataFrame(rows).to_csv(folder / "scans.csv", index=False)
+    content = {
+        "name": name or f"{modality}_site",
+        "table": "scans.csv",
+        "exam": "exam",
+        "inputs": {"scan": {"column": "scan", "modality": modality, "kind": modality}},
+        "tasks": {
+            f"{modality}_organs": {
+                "kind": "segmentation",
+                "column": "mask",
+                "on": "scan",
+                "classes": dict(LABELS[modality]),
+            }
+        },
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder / "study.yaml"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("studies")
+    return [write_study(folder / modality, modality) for modality in ("ct", "mr")]
+
+
+@pytest.fixture(scope="module")
+def run(studies: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(studies, tmp_path_factory.mktemp("runs") / "run", *SMALL)
+
+
+def values_of(path: Path) -> set[int]:
+    return set(np.unique(np.asarray(nibabel.load(path).dataobj)).tolist())
+
+
+def test_a_run_holds_masks_in_each_study_s_own_numbering_and_their_metrics(studies, run):
+    cases = pd.read_csv(run / "cases.csv")
+    test = cases[cases["split"] == "test"]
+    names = {f"{row.study}__{row.exam}__{row.task}.nii.gz" for row in test.itertuples()}
+    masks = {path.name for path in (run / "masks").glob("*.nii.gz")}
+    assert masks == names and len(names) >= 2
+    for name in masks:
+        modality, exam = name[:2], name.split("__")[1]
+        assert values_of(run / "masks" / name) <= set(LABELS[modality])
+        source = nibabel.load(studies[modality == "mr"].parent / f"scan_{exam[1:]}.nii.gz")
+        assert np.array_equal(nibabel.load(run / "masks" / name).affine, source.affine)
+    assert {"ct_site__ct_organs.ctbl", "mr_site__mr_organs.itksnap.txt", "labels.json"} <= {
+        path.name for path in (run / "masks").iterdir()
+    }
+    metrics = json.loads((run / "metrics.json").read_text())
+    for modality, organs in (("ct", ("liver", "spleen")), ("mr", ("liver", "kidney"))):
+        task = f"{modality}_organs"
+        assert {"dice", "iou"} <= metrics["test"][task].keys()
+        assert metrics["by_study"]["test"][f"{modality}_site"].keys() == {task}
+        for organ in organs:
+            assert task in metrics["by_class"]["test"][organ]
+    assert set(metrics["by_class"]["test"]["liver"]) == {"ct_organs", "mr_organs"}
+    gate = json.loads((run / "routing.json").read_text())["gate"]
+    load = np.array(gate["load"])
+    assert load.shape == (len(gate["layers"]), 2, 2) and load.sum(-1) == pytest.approx(np.ones(load.shape[:2]))
+
+
+def test_evaluate_on_another_study_and_its_masks(studies, run, tmp_path):
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=3)
+    metrics = evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert metrics["test"]["ct_organs"]["dice"]["n"] == 3 and set(metrics["by_study"]["test"]) == {"new_site"}
+
+
+def test_a_folder_of_scans_is_segmented(run, tmp_path):
+    (tmp_path / "ct_in").mkdir()
+    for number in range(2):
+        write_scan(tmp_path / "ct_in" / f"case_{number}_0000.nii.gz", seed=number, orientation="PIR")
+    (tmp_path / "ct_in" / "torn_0000.nii.gz").write_bytes(b"torn")
+    outcome = predict_run(run, [str(tmp_path / "ct_in")], tmp_path / "out", CPU)
+    assert outcome.failed.keys() == {"ct_site/torn"} and outcome.exams == 2
+    for number in range(2):
+        source = nibabel.load(tmp_path / "ct_in" / f"case_{number}_0000.nii.gz")
+        written = nibabel.load(tmp_path / "out" / "masks" / f"case_{number}__ct_organs.nii.gz")
+        assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
+        assert values_of(tmp_path / "out" / "masks" / f"case_{number}__ct_organs.nii.gz") <= set(LABELS["ct"])
+
+
+def test_a_label_set_of_its_own_and_a_modality_that_was_never_seen(run, tmp_path):
+    """By name: liver of a third study, whose modality goes through the gate prepared as MR."""
+    write_study(tmp_path / "third", "mr", "third", exams=1)
+    study = yaml.safe_load((tmp_path / "third" / "study.yaml").read_text())
+    study["inputs"]["scan"]["modality"] = "contrast_mr"
+    study["tasks"] = {"hepar": {**study["tasks"]["mr_organs"], "classes": {0: "background", 99: "liver"}}}
+    (tmp_path / "third" / "study.yaml").write_text(yaml.safe_dump(study))
+    outcome = predict_run(run, [str(tmp_path / "third" / "study.yaml")], tmp_path / "out", CPU)
+    assert not outcome.failed
+    assert values_of(tmp_path / "out" / "masks" / "e0__hepar.nii.gz") <= {0, 99}
+
+
+def test_python_gives_the_mask_that_the_command_writes(studies, run, tmp_path):
+    scan = studies[0].parent / "scan_3.nii.gz"
+    predict_run(run, [f"scan@ct={scan}"], tmp_path / "out", CPU)
+    answer = m4oe.load(run).predict({"scan@ct": scan})
+    written = nibabel.as_closest_canonical(nibabel.load(tmp_path / "out" / "masks" / "exam__ct_organs.nii.gz"))
+    assert answer.masks.keys() == {"ct_organs", "mr_organs", "unified"}
+    found = np.asarray(list(LABELS["ct"]))[answer.masks["ct_organs"]]
+    assert np.array_equal(found.transpose(2, 1, 0), np.asarray(written.dataobj))
+
+
+def test_hard_routing_refuses_a_modality_that_it_does_not_know(run, tmp_path):
+    """And gives the same as ever for one that it knows."""
+    artifact = load_artifact(run)
+    hard = build_model(artifact.model, artifact.schema, Phase(routing="modality"))
+    hard.load_state_dict(artifact.network.state_dict(), strict=False)
+    model = VolumePredictor(replace(artifact, network=hard))
+    failed = {}
+    for modality in ("mr", "contrast_mr"):
+        study = write_study(tmp_path / modality, "mr", modality, exams=1)
+        study.write_text(study.read_text().replace("modality: mr", f"modality: {modality}"))
+        parts = list(model.stream(all_rows([load_cohort(load_study(study))], artifact.schema, "")))
+        failed |= {exam: reason for part in parts for exam, reason in part.failed.items()}
+        assert [len(part.masks) for part in parts] == [modality == "mr"]
+    assert failed.keys() == {"contrast_mr/e0"}
+    assert "by modality: such was never trained; known: ct (kind ct), mr (kind mr)" in failed["contrast_mr/e0"]
