@@ -5,7 +5,6 @@ Axes: B exams · N tokens · D width · I streams · C logits · A what is summe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,6 @@ from torch.nn import functional as F
 
 from m4oe.batch import Tokens
 from m4oe.nets.blocks import CONV, NORM
-
-SHARPNESS = float(os.environ.get("SH", "2.0"))
 
 
 class Verdict(NamedTuple):
