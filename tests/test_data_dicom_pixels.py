@@ -16,7 +16,7 @@ from pydicom.pixels import apply_windowing
 from pydicom.uid import MPEG2MPML, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from dicoms import COMPRESSED, LOSSLESS, dataset, item, save, write
-from m4oe.data.readers import decoder, form_of, pixels, read_picture
+from m4oe.data.readers import decoder, facts, form_of, pixels, read_picture
 from m4oe.data.readers.window import Window
 from m4oe.errors import UserError
 
@@ -367,7 +367,9 @@ def test_a_header_that_promises_too_much_is_refused_before_memory_is_asked_for(t
         packed.save_as(made[name])
     for name, path in made.items():
         tracemalloc.start()
-        with pytest.raises(UserError, match=r"promises .* must be made smaller first") as caught:
+        with pytest.raises(
+            UserError, match=r"promises .* pixels; above 1,000,000,000 a picture must be made smaller"
+        ) as caught:
             read(path)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -407,4 +409,4 @@ def test_compressed_pixels_that_are_cut_short(tmp_path, syntax):
 
 def test_jpeg_is_marked_as_lossy_by_its_syntax():
     assert read(PACKAGED / "SC_rgb_jpeg_dcmtk.dcm").facts.lossy
-    assert str(JPEGBaseline8Bit).endswith(pixels.LOSSY[0])
+    assert str(JPEGBaseline8Bit).endswith(facts.LOSSY[0])

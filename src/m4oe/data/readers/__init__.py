@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,7 +158,7 @@ def _unpacked(path: Path) -> bytes:
     try:
         with gzip.open(path) as file:
             return file.read(352)
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         raise UserError(f"{path}: a damaged .gz file; copy it again") from None
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from numpy.lib import format
 
-from m4oe.data.readers.picture import Form, Picture
+from m4oe.data.readers.picture import Form, Picture, check_size
 from m4oe.errors import UserError
 
 FULL_SCALE = {"uint8": 255.0, "uint16": 65535.0}
@@ -25,19 +27,32 @@ def read_mask(path: Path) -> Picture:
 
 def load(path: Path) -> ndarray:
     """The only array in a .npy or .npz file."""
-    loaded = np.load(path, allow_pickle=False)
+    loaded = _opened(path)
     if isinstance(loaded, ndarray):
-        return loaded
+        return np.array(loaded)
     with loaded:
-        if len(loaded.files) != 1:
-            raise UserError(f"{path}: holds {len(loaded.files)} arrays; save the picture alone")
-        return loaded[loaded.files[0]]
+        return np.asarray(loaded[loaded.files[0]])
 
 
 def form(path: Path) -> Form:
     """From the header; of a .npz from its array."""
-    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    loaded = _opened(path)
     return _form(loaded.shape if isinstance(loaded, ndarray) else load(path).shape, str(path))
+
+
+def _opened(path: Path) -> Any:
+    """The array of a .npy, not yet read, or the archive of one array, of a size that a picture may have."""
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, ndarray):
+        check_size(loaded.shape, path)
+        return loaded
+    if len(loaded.files) != 1:
+        loaded.close()
+        raise UserError(f"{path}: holds {len(loaded.files)} arrays; save the picture alone")
+    with loaded.zip.open(loaded.zip.namelist()[0]) as member:
+        read_header = {1: format.read_array_header_1_0, 2: format.read_array_header_2_0}
+        check_size(read_header[format.read_magic(member)[0]](member)[0], path)
+    return loaded
 
 
 def of_array(array: ndarray, source: str = "array") -> Picture:

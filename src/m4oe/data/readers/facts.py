@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from m4oe.data.readers import pixels
 from m4oe.data.readers.mammogram import View, view_of
 from m4oe.errors import UserError
 
@@ -39,6 +38,8 @@ INTENT_OF_CLASS: Mapping[str, Literal["presentation", "processing"]] = {
     "1.2.840.10008.5.1.4.1.1.1.2": "presentation",
     "1.2.840.10008.5.1.4.1.1.1.2.1": "processing",
 }
+# JPEG 2000 and the others lose nothing under some transfer syntaxes; under these they may, or do.
+LOSSY = (".4.50", ".4.51", ".4.81", ".4.91", ".4.203")
 MAMMOGRAPHY = (
     "1.2.840.10008.5.1.4.1.1.1.2",
     "1.2.840.10008.5.1.4.1.1.1.2.1",
@@ -79,7 +80,7 @@ def facts_in(dataset: Any, salt: str | None = None) -> Facts:
         modality=term(dataset, "Modality", KNOWN),
         intent=intent,
         view=view_of(dataset),
-        lossy=pixels.lossy(dataset),
+        lossy=_lossy(dataset),
         burnt_in=_yes(dataset, "BurnedInAnnotation"),
         implant=_yes(dataset, "BreastImplantPresent"),
         mammography=uid in MAMMOGRAPHY,
@@ -109,6 +110,12 @@ def text(tags: Any, keyword: str) -> str:
     if isinstance(value, str) or not hasattr(value, "__len__"):
         return str(value if value is not None else "").strip().upper()
     return str(value[0]).strip().upper() if len(value) else ""
+
+
+def _lossy(dataset: Any) -> bool:
+    """Whether the pixels went through a compression that changes them."""
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    return syntax.endswith(LOSSY) or str(dataset.get("LossyImageCompression", "")) == "01"
 
 
 def _yes(tags: Any, keyword: str) -> bool | None:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy import ndarray
 
 from m4oe.data.readers import intensity, placing
-from m4oe.data.readers.picture import Picture
-from m4oe.data.readers.pixels import MOST_PIXELS, Frames
+from m4oe.data.readers.picture import MOST_PIXELS, Picture
+from m4oe.data.readers.pixels import Frames
 from m4oe.errors import UserError
 
 # What intensity.py looks up, and enhanced files say once for all frames.

@@ -6,17 +6,19 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
-from m4oe.data.readers.picture import Form, Orientation, Picture
+from m4oe.data.readers.picture import Form, Orientation, Picture, check_size
 from m4oe.errors import UserError
 
 MM = {"meter": 1000.0, "micron": 0.001}
 MOST_CHANNELS = 8
+BEST_PACKING = 1032  # what deflate reaches at most
 
 
 def oriented(values: ndarray, affine: ndarray, source: str) -> Picture:
@@ -53,6 +55,7 @@ def read(path: Path) -> Picture:
         shape = _spatial(image.shape, path)
         if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
             raise UserError(f"{path}: its pixels are colours or complex numbers; save it with one number for a pixel")
+        _check_bytes(image, path)
         values = _values(image.dataobj).reshape(*shape, -1, order="F")
         header = image.header
         affine = np.diag([*[MM.get(header.get_xyzt_units()[0], 1.0)] * 3, 1.0]) @ image.affine
@@ -61,6 +64,15 @@ def read(path: Path) -> Picture:
     picture = oriented(np.moveaxis(values, -1, 0), affine, str(path))
     full_scale = 255.0 if values.dtype == np.uint8 else None  # bytes have no unit: HU, for one, goes below 0
     return replace(picture, spacing=picture.spacing if stated else None, full_scale=full_scale)
+
+
+def _check_bytes(image: Any, path: Path) -> None:
+    """Raises UserError for a header that promises more bytes than the file can hold, before memory is asked for."""
+    promised, size = prod(image.shape) * image.get_data_dtype().itemsize, path.stat().st_size
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if promised > size * (BEST_PACKING if packed else 1):
+        raise UserError(f"{path}: cut short: promises {promised:,} bytes of pixels and has {size:,}; copy it again")
 
 
 def _values(stored: Any) -> ndarray:
@@ -100,6 +112,7 @@ def _spatial(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
         raise UserError(f"{path}: has {len(shape)} axes; a picture has two or three, and a fourth for channels")
     if len(shape) == 4 and shape[3] > MOST_CHANNELS:
         raise UserError(f"{path}: a series of {shape[3]} volumes; save the one to be read as a file of its own")
+    check_size(shape, path)
     return (*shape, 1)[:3] if len(shape) < 4 else shape[:3]
 
 

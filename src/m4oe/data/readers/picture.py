@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
 
 from m4oe.data.readers.facts import Facts
 from m4oe.data.readers.window import Window
+from m4oe.errors import UserError
+
+MOST_PIXELS = 1_000_000_000
+
+
+def check_size(shape: Iterable[int], path: Path) -> None:
+    """Raises UserError for a header that promises more pixels than a picture may have, before memory is asked for."""
+    count = prod(int(length) for length in shape)
+    if count > MOST_PIXELS:
+        raise UserError(
+            f"{path}: promises {count:,} pixels; above {MOST_PIXELS:,} a picture must be made smaller first"
+        )
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,14 @@ from typing import Any
 from numpy import ndarray
 
 from m4oe.data.readers import decoder
+from m4oe.data.readers.picture import check_size
 from m4oe.errors import UserError
 
-MOST_PIXELS = 2**29  # of one file: half a billion, a tomosynthesis of 100 slices; 2 GiB as float32
 MOST_INFLATED = 2**30
 KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DEFLATED = "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
-# JPEG 2000 and the others lose nothing under some transfer syntaxes; under these they may, or do.
-LOSSY = (".4.50", ".4.51", ".4.81", ".4.91", ".4.203")
 JPEG_2000_START = b"\xff\x4f\xff\x51"
 END = b"\xff\xd9"
 
@@ -27,7 +25,7 @@ END = b"\xff\xd9"
 class Frames:
     """The frames of a data set: len() of them, each (H, W) as stored or (H, W, 3) RGB, unpacked when asked for.
 
-    Raises UserError where pixels are missing, cut short, more than MOST_PIXELS, in a form that is not read, or need a
+    Raises UserError where pixels are missing, cut short, too many, in a form that is not read, or need a
     decoder that is not installed.
     """
 
@@ -99,12 +97,6 @@ class Frames:
         return pixels
 
 
-def lossy(dataset: Any) -> bool:
-    """Whether the pixels went through a compression that changes them."""
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
-    return syntax.endswith(LOSSY) or str(dataset.get("LossyImageCompression", "")) == "01"
-
-
 def count(dataset: Any) -> int:
     """The number of frames, 1 where the file does not say."""
     return int(dataset.get("NumberOfFrames") or 1)
@@ -133,11 +125,7 @@ def _check_size(dataset: Any, frames: int, path: Path) -> None:
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel", 1))
     if min(rows, columns, frames) < 1 or samples not in (1, 3):
         raise UserError(f"{path}: {frames} frames of {rows} x {columns} pixels of {samples} numbers; damaged")
-    if rows * columns * frames * samples > MOST_PIXELS:
-        size = f"{f'{frames} x ' if frames > 1 else ''}{rows} x {columns}"
-        raise UserError(
-            f"{path}: promises {size} pixels; a picture of more than {MOST_PIXELS:,} must be made smaller first"
-        )
+    check_size((rows, columns, frames, samples), path)
     if not any(keyword in dataset for keyword in KEYWORDS):
         raise UserError(f"{path}: its pixels are missing; copy the file again, or take it out")
 

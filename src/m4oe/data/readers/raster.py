@@ -11,11 +11,10 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageOps, ImageSequence
 
-from m4oe.data.readers.picture import Form, Picture
+from m4oe.data.readers.picture import Form, Picture, check_size
 from m4oe.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
-MOST_PIXELS = 1_000_000_000
 GREY = {"1": 255.0, "L": 255.0, "I;16": 65535.0, "I;16L": 65535.0, "I;16B": 65535.0, "I": None, "F": None}
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 # Pillow keeps the first byte of 16-bit colour; told that the bytes are in the other order, it keeps the second.
@@ -66,16 +65,12 @@ def form(path: Path) -> Form:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The file as Pillow's image, however large up to MOST_PIXELS."""
+    """The file as Pillow's image, however large up to picture.MOST_PIXELS."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(path, formats=FORMATS) as image:
-            pixels = image.width * image.height * _frames(image)
-            if pixels > MOST_PIXELS:
-                raise UserError(
-                    f"{path}: {pixels:,} pixels; above {MOST_PIXELS:,} a picture must be made smaller first"
-                )
+            check_size((image.width, image.height, _frames(image)), path)
             yield image
     finally:
         Image.MAX_IMAGE_PIXELS = limit

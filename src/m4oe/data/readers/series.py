@@ -11,7 +11,7 @@ import numpy as np
 
 from m4oe.data.readers import dicom, intensity, pixels, placing
 from m4oe.data.readers.facts import KNOWN, facts_in, term
-from m4oe.data.readers.picture import Form, Picture
+from m4oe.data.readers.picture import Form, Picture, check_size
 from m4oe.errors import UserError
 
 SAME = {
@@ -107,8 +107,7 @@ def _agree(slices: Sequence[Any], folder: Path) -> None:
     for key, trouble in SAME.items():
         if any(one[key].value != slices[0][key].value for one in slices):
             raise UserError(f"{folder}: holds {trouble} ({key} differs); keep one series in a folder")
-    if (count := len(slices) * slices[0].Rows * slices[0].Columns) > pixels.MOST_PIXELS:
-        raise UserError(f"{folder}: {count:,} pixels; above {pixels.MOST_PIXELS:,} a volume must be made smaller first")
+    check_size((len(slices), slices[0].Rows, slices[0].Columns), folder)
 
 
 def _plane(tags: Any, path: Path) -> Any:
