@@ -387,6 +387,13 @@ def test_compressed_pixels_of_another_size_than_the_header_says(tmp_path):
             read(tmp_path / "a.dcm")
 
 
+@pytest.mark.parametrize("tags", [{"Rows": 63}, {"Columns": 63}, {"BitsAllocated": 8, "BitsStored": 8}])
+def test_more_pixels_than_the_header_says(tmp_path, tags):
+    """With fewer columns than there are, all rows would be sheared."""
+    with pytest.raises(UserError, match=r"holds 8,192 bytes of pixels where its header says [0-9,]+; damaged"):
+        read(save(tmp_path / "a.dcm", smooth(64, 64, 0, 4000).astype("u2"), **tags))
+
+
 def test_a_deflated_file_that_grows_without_end(tmp_path, monkeypatch):
     path = save(tmp_path / "a.dcm", np.arange(2**16, dtype="u2").reshape(256, 256), LOSSLESS["deflated"])
     assert read(path).shape == (256, 256)

@@ -131,15 +131,17 @@ def _check_size(dataset: Any, frames: int, path: Path) -> None:
 
 
 def _check_bytes(dataset: Any, frames: int, path: Path) -> None:
-    """Whether all pixels that the header promises are there."""
+    """Whether the pixels that the header promises are there, and no others."""
     keyword = next(keyword for keyword in KEYWORDS if keyword in dataset)
     numbers = dataset.Rows * dataset.Columns * frames * dataset.get("SamplesPerPixel", 1)
     if dataset.PhotometricInterpretation == "YBR_FULL_422":
         numbers = numbers * 2 / 3
     bits = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}.get(keyword) or dataset.BitsAllocated
-    promised, there = ceil(numbers * bits / 8), len(dataset[keyword].value or b"")
-    if there < promised:
-        raise UserError(f"{path}: cut short: {there:,} of {promised:,} bytes of its pixels; copy the file again")
+    promised, stored = ceil(numbers * bits / 8), dataset[keyword].value or b""
+    if len(stored) < promised:
+        raise UserError(f"{path}: cut short: {len(stored):,} of {promised:,} bytes of its pixels; copy the file again")
+    if len(set(stored[promised:])) > 1:  # filling is of one value; more than that is pixels, and rows may be sheared
+        raise UserError(f"{path}: holds {len(stored):,} bytes of pixels where its header says {promised:,}; damaged")
 
 
 def _check_stream(frame: bytes, shape: tuple[int, int], path: Path) -> None:
