@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import m4oe.data.volumes.cache as room
+from cohorts import cohort as study_cohort
+from m4oe.data.dataset import collate
+from m4oe.data.draft import write_draft
 from m4oe.data.readers import read_picture
+from m4oe.data.table import load_cohort
 from m4oe.data.volumes.prepare import prepare
 from m4oe.data.volumes.slices import SliceDataset
 from m4oe.errors import UserError
+from m4oe.study import load_study
 from small_volumes import block, cache_of, planned, rows_of, study_of, volume, write_volume
 
 TASK = "s_organs"
@@ -110,8 +121,8 @@ def test_an_ignored_value_counts_for_nothing(tmp_path):
 
 
 def test_a_mask_elsewhere_is_refused_where_it_stands_or_fixed(cohort, tmp_path):
-    write_volume(tmp_path / "s" / "c1_mask.nii.gz", block((6, 10, 8), slice(2, 4)), (3.0, 2.0, 2.0))
     schema = planned([cohort])
+    write_volume(tmp_path / "s" / "c1_mask.nii.gz", block((6, 10, 8), slice(2, 4)), (3.0, 2.0, 2.0))
     with pytest.raises(UserError, match=r"table\.csv, row 3, task 's_organs' of exam 'c1': the mask .*fix: resample"):
         cache_of(tmp_path, schema).masks(cohort, 1, schema.task(TASK))
     fixed = study_of(tmp_path / "two", {f"c{n}": (volume(n), block()) for n in range(3)}, fix="resample")
@@ -158,3 +169,121 @@ def test_a_single_slice_is_a_stack_of_one(tmp_path):
     data = SliceDataset([cohort], rows_of([cohort]), schema, cache_of(tmp_path, schema))
     assert len(data) == 2 and data[0].inputs["image"].shape == (1, 16, 16)
     assert torch.equal(data[0].targets[TASK].unique(), torch.tensor([-100, 0, 1]))
+
+
+def test_an_input_of_several_modalities_has_a_plan_for_each(tmp_path):
+    cohort = study_of(tmp_path, {f"c{n}": (volume(n, high=10.0 ** (n + 1)), block()) for n in range(4)})
+    cohort.modalities["image"][:] = ["t1", "t2", "t1", "t2"]
+    schema = planned([cohort])
+    assert [stream.name for stream in schema.streams] == ["image@t1", "image@t2"] == list(schema.plan.streams)
+    finer = schema.plan.streams["image@t2"].model_copy(update={"spacing": (1.0, 1.0)})
+    plan = schema.plan.model_copy(update={"streams": {**schema.plan.streams, "image@t2": finer}})
+    schema = schema.model_copy(update={"plan": plan})
+    data = SliceDataset([cohort], rows_of([cohort]), schema, cache_of(tmp_path, schema))
+    assert [set(data[number].inputs) for number in (0, 6)] == [{"image@t1"}, {"image@t2"}]
+    assert data.cache.masks(cohort, 0, schema.task(TASK)).shape == (6, 16, 13)
+    assert data.cache.masks(cohort, 1, schema.task(TASK)).shape == (6, 20, 16)
+
+
+def test_images_are_stacks_of_one(tmp_path):
+    """A photo of 40 x 20 pixels in three colours, with a mask of 0 and 255."""
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        mask = np.zeros((40, 20), np.uint8)
+        mask[10:20, 5:15] = 255
+        Image.fromarray(mask).save(tmp_path / f"{number}_mask.png")
+    rows = "\n".join(f"{number}.png,{number}_mask.png" for number in range(3))
+    photo = {"column": "image", "modality": "fundus", "kind": "photo"}
+    disc = {"kind": "segmentation", "column": "mask", "on": "photo", "classes": ["background", "disc"]}
+    cohort = study_cohort(tmp_path, f"image,mask\n{rows}\n", inputs={"photo": photo}, tasks={"disc": disc})
+    schema = planned([cohort], (16, 16))
+    assert (schema.streams[0].form, schema.streams[0].channels) == ("slices", 3)
+    data = SliceDataset([cohort], rows_of([cohort]), schema, cache_of(tmp_path, schema))
+    sample = data[0]
+    assert len(data) == 3 and sample.inputs["photo"].shape == (3, 16, 16)
+    assert (sample.targets["disc"] >= 0).sum() == 16 * 8 and (sample.targets["disc"] == 1).sum() == 4 * 4
+
+
+def test_nothing_stays_open(cohort, tmp_path):
+    """Maps of files are closed after each access, so that memory does not grow with the data."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not list what is mapped")
+    schema = planned([cohort])
+    data = SliceDataset([cohort], rows_of([cohort]), schema, cache_of(tmp_path, schema), draws=9, augment=1.0)
+    kept = [data[number] for number in range(9)]
+    assert len(kept) == 9 and str(tmp_path / "cache") not in maps.read_text()
+    opened = data.cache.pictures(cohort, 0, schema.streams[0])
+    assert str(tmp_path / "cache") in maps.read_text() and len(opened) == 6
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+def test_a_volume_is_prepared_within_little_more_than_itself(tmp_path, slope):
+    """Bytes for each pixel of an int16 volume: 2 as stored and 4 as float32, but for one slice of each further step."""
+    shape, schema_spacing = (40, 160, 160), (1.0, 1.0, 1.0)
+    values = np.random.default_rng(0).integers(-1000, 1000, shape, dtype=np.int16)
+    mask = (values > 900).astype(np.uint8)
+    cohort = study_of(tmp_path, {"c0": (values, mask)}, kind="ct", spacing=schema_spacing)
+    image = nib.load(tmp_path / "s" / "c0.nii.gz")
+    image.header.set_slope_inter(slope, 0)
+    nib.save(nib.Nifti1Image(values.swapaxes(0, 2), None, image.header), tmp_path / "s" / "c0.nii.gz")
+    schema = planned([cohort], (96, 96))
+    cache = cache_of(tmp_path, schema)
+    tracemalloc.start()
+    cache.pictures(cohort, 0, schema.streams[0])
+    picture = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    cache.masks(cohort, 0, schema.task(TASK))
+    of_mask = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture < 8 * values.size and of_mask < 8 * values.size
+
+
+@pytest.mark.slow
+def test_a_ct_of_600_slices_is_prepared_within_two_gigabytes(tmp_path):
+    code = """
+import resource, sys
+from pathlib import Path
+from m4oe.data.readers import read_labels, read_picture
+from m4oe.data.volumes.cache import _write_mask, _write_picture
+from m4oe.data.volumes.prepare import prepare
+from m4oe.schema import Preparation
+folder = Path(sys.argv[1])
+picture = read_picture((str(folder / "ct.nii.gz"),), "ct")
+window = Preparation(spacing=(2.0, 2.0), low=-200.0, high=300.0, mean=0.0, sd=100.0)
+prepared = prepare(picture, window, (192, 192))
+_write_picture(folder / "cache" / "picture.npy", prepared, picture.geometry)
+way = prepared.way
+del picture, prepared
+_write_mask(folder / "cache" / "mask.npy", read_labels(str(folder / "mask.nii.gz"), [0, 1]).values[0], way, 2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    pixels = np.random.default_rng(0).integers(-1000, 1000, (512, 512), dtype=np.int16)
+    values = np.broadcast_to(pixels, (600, 512, 512))
+    write_volume(tmp_path / "ct.nii.gz", values, (1.0, 0.8, 0.8))
+    write_volume(tmp_path / "mask.nii.gz", (values > 500).astype(np.uint8), (1.0, 0.8, 0.8))
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.0, "GiB, the libraries included"
+
+
+def test_real_volumes_of_two_studies_train_together(real_data, tmp_path):
+    """Parts of a brain of 50 mm, and hearts of unknown spacing: one stream, slices scaled to fit."""
+    cohorts = []
+    for name in ("hippocampus_mr", "acdc_cardiac_mr"):
+        write_draft(real_data(name), tmp_path / name / "study.yaml")
+        cohort = load_cohort(load_study(tmp_path / name / "study.yaml"))
+        cohorts.append(cohort.take(np.arange(6)))
+    assert len(set(cohorts[0].patients)) == 6 and len(set(cohorts[1].patients)) == 3
+    schema = planned(cohorts, (96, 96), context=1)
+    preparation = schema.plan.streams["image"]
+    assert preparation.slice_axis == 0 and preparation.spacing is None
+    data = SliceDataset(cohorts, rows_of(cohorts), schema, cache_of(tmp_path, schema), draws=24, augment=1.0)
+    batch = collate([data[number] for number in range(24)])
+    assert batch.inputs["image"].values.shape == (24, 3, 96, 96) and set(batch.targets) == {
+        t.name for t in schema.tasks
+    }
+    hearts, brains = (data.cache.pictures(cohort, 0, schema.streams[0]).shape for cohort in cohorts[::-1])
+    assert max(hearts[2:]) == max(brains[2:]) == 96 and hearts[0] == 10
+    alone = planned(cohorts[:1], (96, 96)).plan.streams["image"]
+    assert alone.spacing is not None and 0.4 < alone.spacing[0] < 0.6, "50 mm on 96 pixels"

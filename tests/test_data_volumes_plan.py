@@ -11,7 +11,7 @@ from m4oe.data.fingerprint import fit_schema
 from m4oe.data.volumes.measure import Measured
 from m4oe.data.volumes.plan import fitting_spacing, make_plan, read_plan, slice_axis, write_plan
 from m4oe.errors import UserError
-from small_volumes import block, planned, rows_of, study_of, volume
+from small_volumes import block, planned, rows_of, study_of, volume, write_volume
 
 
 def seen(shape, spacing=None, **facts):
@@ -133,3 +133,23 @@ def test_a_plan_is_read_as_it_was_written_and_as_it_was_edited(ct, tmp_path):
 def test_streams_are_slices_of_the_plans_size(ct):
     stream = planned([ct], size=(24, 32)).streams[0]
     assert (stream.form, stream.size, stream.channels) == ("slices", (24, 32), 1)
+
+
+def test_mistakes_are_named_where_they_stand(ct, tmp_path):
+    write_volume(tmp_path / "s" / "a0_mask.nii.gz", block() * 3)
+    with pytest.raises(UserError, match=r"table\.csv, row 2, task 's_organs' of exam 'a0': .*the value 3, which"):
+        planned([ct])
+    write_volume(tmp_path / "s" / "a0_mask.nii.gz", block((6, 10, 8)), (3.0, 2.0, 2.0))
+    with pytest.raises(UserError, match=r"table\.csv, row 2, task 's_organs' of exam 'a0': the mask .*'fix: resample'"):
+        planned([ct])
+    write_volume(tmp_path / "s" / "a0.nii.gz", np.full((6, 20, 16), np.nan, np.float32))
+    write_volume(tmp_path / "s" / "a0_mask.nii.gz", block())
+    with pytest.raises(UserError, match=r"table\.csv, row 2, input 'image' of exam 'a0': .*NaN"):
+        planned([ct])
+
+
+def test_priors_leave_out_what_is_ignored(tmp_path):
+    mask = block()
+    mask[3:] = 255  # half of the volume; 25 pixels of the organ are left in 960
+    cohort = study_of(tmp_path, {f"c{n}": (volume(n), mask) for n in range(2)}, ignore=255)
+    assert planned([cohort]).tasks[0].prior == (pytest.approx(1 - 25 / 960), pytest.approx(25 / 960))

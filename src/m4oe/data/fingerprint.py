@@ -194,19 +194,23 @@ def _all_labels(name: str, training: Sequence[Cohort]) -> np.ndarray:
 
 def _pixels(name: str, training: Sequence[Cohort]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Prior and weights from the pixels of up to 32 training masks, spread evenly over the exams by name."""
+    from m4oe.data.dataset import located
     from m4oe.data.readers import read_labels
 
     masks = sorted(
-        (path, cohort.study.tasks[name].class_values, cohort.study.tasks[name].ignore)
-        for cohort in training
-        for path in cohort.labels[name]
+        (path, number, place)
+        for number, cohort in enumerate(training)
+        for place, path in enumerate(cohort.labels[name])
         if path is not None
     )
     if not masks:
         raise _unlabelled(name, training)
     counts = np.zeros(len(training[0].study.tasks[name].class_names))
-    for place in np.unique(np.linspace(0, len(masks) - 1, MASKS_READ).round().astype(int)):
-        indices = read_labels(*masks[place]).values
+    for chosen in np.unique(np.linspace(0, len(masks) - 1, MASKS_READ).round().astype(int)):
+        path, number, place = masks[chosen]
+        task = training[number].study.tasks[name]
+        with located(training[number], place, f"task {name!r}"):
+            indices = read_labels(path, task.class_values, task.ignore).values
         counts += np.bincount(indices[indices >= 0].ravel(), minlength=len(counts))
     return pixel_prevalence(counts)
 

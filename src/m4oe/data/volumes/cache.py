@@ -145,7 +145,6 @@ def _write_picture(path: Path, prepared: Prepared, geometry: Geometry) -> None:
         array = np.lib.format.open_memmap(beside, "w+", np.float16, prepared.slices.shape)
         for start in range(0, len(array), AT_ONCE):
             array[start : start + AT_ONCE] = prepared.slices[start : start + AT_ONCE].numpy()
-        array.flush()
 
 
 def _write_mask(path: Path, labels: ndarray, way: Way, classes: int) -> None:
@@ -157,7 +156,6 @@ def _write_mask(path: Path, labels: ndarray, way: Way, classes: int) -> None:
             array[start : start + AT_ONCE] = way.labels_there(stack[start : start + AT_ONCE])
         for slice_, count in zip(array, counts):
             count[:] = np.bincount(slice_[slice_ >= 0], minlength=classes)
-        array.flush()
         with _aside(_counts(path)) as second:
             np.lib.format.open_memmap(second, "w+", np.int64, counts.shape)[:] = counts
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
 
-from m4oe.data.readers import Picture, read_labels, read_picture
+from m4oe.data.dataset import located
+from m4oe.data.readers import Geometry, read_labels, read_picture
 from m4oe.data.table import Cohort
+from m4oe.data.volumes.grids import labels_on
 from m4oe.schema import Stream
-from m4oe.study import Task
 
 MEASURED = 16  # pictures of a stream and a study that are decoded, spread evenly over the exams by name
 KEPT = 20_000  # foreground values kept of one picture
@@ -50,21 +51,31 @@ def _some(cohort: Cohort, stream: Stream) -> list[int]:
 
 
 def _one(cohort: Cohort, place: int, stream: Stream) -> Measured:
-    picture = read_picture(cohort.paths[stream.input][place], stream.kind)
-    counts, inside = {}, []
+    with located(cohort, place, f"input {stream.input!r}"):
+        picture = read_picture(cohort.paths[stream.input][place], stream.kind)
+    masks = dict(_masks(cohort, place, stream, picture.geometry))
+    inside = [_few(picture.values[:, labels > 0].ravel()) for labels in masks.values()]
+    return Measured(
+        picture.shape,
+        picture.spacing,
+        picture.full_scale is None,
+        np.concatenate(inside) if inside else np.empty(0, np.float32),
+        {name: np.bincount(labels[labels >= 0], minlength=_classes(cohort, name)) for name, labels in masks.items()},
+    )
+
+
+def _masks(cohort: Cohort, place: int, stream: Stream, geometry: Geometry) -> Iterator[tuple[str, ndarray]]:
+    """(task, labels on the picture's grid) of each mask that lies on the picture."""
     for name, task in cohort.study.tasks.items():
         path = cohort.labels[name][place] if task.on == stream.input else None
         if path is not None:
-            labels = read_labels(path, [int(value) for value in task.class_values], task.ignore).values[0]
-            counts[name] = np.bincount(labels[labels >= 0].ravel(), minlength=len(task.class_names))
-            inside.append(_within(picture, labels, task))
-    foreground = np.concatenate(inside) if inside else np.empty(0, np.float32)
-    return Measured(picture.shape, picture.spacing, picture.full_scale is None, foreground, counts)
+            with located(cohort, place, f"task {name!r}"):
+                yield name, labels_on(geometry, read_labels(path, task.class_values, task.ignore), task.fix)
 
 
-def _within(picture: Picture, labels: ndarray, task: Task) -> ndarray:
-    """Values of the picture where the mask is of a class that is not background; few are enough."""
-    if labels.shape != picture.shape:
-        return np.empty(0, np.float32)  # the cache says so with all that is known of both grids
-    values = picture.values[:, labels > 0].ravel()
+def _classes(cohort: Cohort, task: str) -> int:
+    return len(cohort.study.tasks[task].class_names)
+
+
+def _few(values: ndarray) -> ndarray:
     return values[:: max(1, len(values) // KEPT)]
