@@ -158,14 +158,15 @@ def test_a_segmenter_starts_from_what_masked_images_taught_another(tmp_path):
     torch.manual_seed(1)
     teacher = build_model(slices_model(experts="none"), SCHEMA, pretrain)
     save_file({name: value.contiguous() for name, value in teacher.state_dict().items()}, tmp_path / "w.safetensors")
-    model = slices_model(start=str(tmp_path / "w.safetensors"))
+    model = slices_model(start=str(tmp_path / "w.safetensors"), shared_expert=True)
     pupil = build_model(model, SCHEMA, Phase(routing="modality")).eval()
     report = start(pupil, model)
-    assert not report.fresh
+    assert all(".shared." in name for name in report.fresh) and len(report.fresh) == 6 * 4
     assert {name.split(".")[0] for name in report.left_over} == {"head", "masked"}
     batch = slices_batch()
     pictures = pupil.pictures(batch)
     mine, theirs = (net.network(pictures.values, pictures.modality)[0] for net in (pupil, teacher.eval()))
+    assert not pupil.network.decoder[0][1].ffn.shared.weight_out.any()  # silent, or the answer would be another
     assert torch.allclose(mine, theirs, atol=1e-4)
 
 

@@ -24,24 +24,24 @@ State = Mapping[str, Tensor]
 NOT_IN_DENSE = ("decodes.*", "decoder.*", "end.*", "*.gate.*", "*.shared.*")
 
 # Names within `encoder.layers.S.blocks.B.` of a Swin transformer, as in published files and as newer versions of
-# transformers call the same, and ours within `encoder.S.B.`.
+# transformers call the same, and ours within `encoder.S.B.`; {} is "weight" or "bias".
 _BLOCK = (
-    (r"layernorm_before", "norm1"),
-    (r"layernorm_after", "norm2"),
+    (r"layernorm_before", "norm1.{}"),
+    (r"layernorm_after", "norm2.{}"),
     (r"attention\.(?:self|relative_position_bias)\.relative_position_bias_table", "attention.bias_table"),
-    (r"attention\.(?:self\.|)(query|key|value|q_proj|k_proj|v_proj)", "attention.qkv"),
-    (r"attention\.(?:output\.dense|o_proj)", "attention.out"),
-    (r"(?:intermediate\.dense|mlp\.fc1)", "ffn.experts.in"),
-    (r"(?:output\.dense|mlp\.fc2)", "ffn.experts.out"),
+    (r"attention\.(?:self\.|)(query|key|value|q_proj|k_proj|v_proj)", "attention.qkv.{}"),
+    (r"attention\.(?:output\.dense|o_proj)", "attention.out.{}"),
+    (r"(?:intermediate\.dense|mlp\.fc1)", "ffn.experts.{}_in"),
+    (r"(?:output\.dense|mlp\.fc2)", "ffn.experts.{}_out"),
 )
 _ELSEWHERE = (
-    (r"embeddings\.patch_embeddings\.projection", "stems.3.project"),
-    (r"embeddings\.norm", "stems.3.norm"),
-    (r"encoder\.layers\.(\d+)\.downsample\.norm", r"merges.\1.norm"),
-    (r"encoder\.layers\.(\d+)\.downsample\.reduction", r"merges.\1.reduce"),
-    (r"layernorm", "norm"),
+    (r"embeddings\.patch_embeddings\.projection", "stems.3.project.{}"),
+    (r"embeddings\.norm", "stems.3.norm.{}"),
+    (r"encoder\.layers\.(\d+)\.downsample\.norm", r"merges.\1.norm.{}"),
+    (r"encoder\.layers\.(\d+)\.downsample\.reduction", r"merges.\1.reduce.{}"),
+    (r"layernorm", "norm.{}"),
 )
-_PARTS = {"query": 0, "key": 1, "value": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
+_THIRD = {"query": 0, "key": 1, "value": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 
 class Report(NamedTuple):
@@ -74,7 +74,7 @@ def load_dense(network: SwinUNet, state: State, fresh: Sequence[str] = ()) -> Re
             found = "nothing" if source is None else f"{tuple(given[source].tensor.shape)}"
             wrong.append(f"{name} {tuple(parameter.shape)}: {found}")
     _refuse(wrong)
-    _silence(network, kept)
+    _silence(network, kept, loaded)
     left = [name for key, entry in given.items() if key not in used for name in entry.names]
     return Report(tuple(loaded), tuple(left), tuple(kept))
 
@@ -106,17 +106,17 @@ def ours(state: State) -> dict[str, Entry]:
 
 def _our_name(name: str) -> tuple[str, int | None]:
     """Our name of a Swin transformer's parameter, and which third of ours it is, if any."""
-    if block := re.fullmatch(r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.(.*?)(\.weight|\.bias|)", name):
-        stage, number, inner, kind = block.groups()
+    name, _, kind = name.rpartition(".") if name.endswith((".weight", ".bias")) else (name, "", "")
+    if block := re.fullmatch(r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.(.+)", name):
+        stage, number, inner = block.groups()
         for pattern, own in _BLOCK:
             if match := re.fullmatch(pattern, inner):
-                expert = own.startswith("ffn.experts.") and own.rpartition(".")
-                own = f"{expert[0]}.{kind[1:]}_{expert[2]}" if expert else own + kind
-                return f"encoder.{stage}.{number}.{own}", _PARTS[match[1]] if match.groups() else None
+                third = _THIRD[match[1]] if match.groups() else None
+                return f"encoder.{stage}.{number}.{own.format(kind)}", third
     for pattern, own in _ELSEWHERE:
-        if match := re.fullmatch(rf"{pattern}(\.weight|\.bias)", name):
-            return match.expand(own) + match[match.lastindex or 0], None
-    return name, None
+        if match := re.fullmatch(pattern, name):
+            return match.expand(own).format(kind), None
+    return f"{name}.{kind}" if kind else name, None
 
 
 def _as_experts(own: str, tensor: Tensor) -> Tensor:
@@ -155,9 +155,10 @@ def _refuse(wrong: Sequence[str]) -> None:
         )
 
 
-def _silence(network: SwinUNet, kept: Sequence[str]) -> None:
+def _silence(network: SwinUNet, kept: Sequence[str], loaded: Sequence[str]) -> None:
+    """A shared expert beside copies of a dense network says nothing at first: it would be heard twice."""
     for name in kept:
-        if fnmatchcase(name, "encoder.*.shared.*_out"):
+        if name.endswith("_out") and name.replace(".shared.", ".experts.") in loaded:
             network.get_parameter(name).data.zero_()
 
 
