@@ -214,7 +214,7 @@ def test_the_seeds_are_sound(tmp_path):
     assert read >= len(found) - 5  # the others are a dose, a segmentation, a sequence, and a picture of one value
 
 
-def test_two_thousand_damaged_files(tmp_path, capfd):
+def test_two_thousand_damaged_files(tmp_path, capfd, caplog):
     outcomes = fuzzed(tmp_path, range(MUTATIONS))
     assert outcomes.total() == MUTATIONS and min(outcomes["picture"], outcomes["message"]) > MUTATIONS / 10
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "") and caplog.text == ""

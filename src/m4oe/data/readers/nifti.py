@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,10 +122,11 @@ def _opened(path: Path) -> Iterator[Any]:
     """The file as nibabel's image, packed or not whatever its name says. Its pixels can be read inside only."""
     import nibabel as nib
 
+    nib.imageglobals.logger.setLevel(logging.CRITICAL)  # it tells the terminal of each oddity of a header
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        with gzip.open(file) if packed else file as stream, nib.imageglobals.LoggingOutputSuppressor():
+        with gzip.open(file) if packed else file as stream:
             start = stream.read(4)
             stream.seek(0)
             second = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
