@@ -20,7 +20,7 @@ from PIL import Image
 from m4oe import cli
 from m4oe.data.check import check_studies
 from m4oe.data.sources import SOURCES, pictures, preparation, prepare
-from m4oe.data.sources.pictures import Job, cut, look, problems
+from m4oe.data.sources.pictures import Job, cut, look
 from m4oe.data.sources.twins import write_twin
 from m4oe.errors import UserError
 from m4oe.study import load_study
@@ -201,7 +201,7 @@ def test_a_file_that_kills_its_process_is_found_out(tmp_path, monkeypatch):
     chunks = cut([Job(f"picture {number}", "ct") for number in range(100)])
     seen: list[tuple[int, int]] = []
     look(chunks[1:], tmp_path, 2, lambda done, total: seen.append((done, total)))
-    found = problems(chunks[1:], tmp_path)
+    found = chunks[1].problems(tmp_path)
     assert [chunk.jobs[0].path for chunk in chunks] == ["picture 0", "picture 64"]
     assert found == {
         **{f"picture {n}": f"picture {n}: damaged" for n in (73, 83, 93)},
@@ -217,7 +217,7 @@ def test_a_file_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
     chunks = cut([Job("picture", "ct")])
     look(chunks, tmp_path, 1)
-    assert problems(chunks, tmp_path) == {"picture": pictures.KILLED}
+    assert chunks[0].problems(tmp_path) == {"picture": pictures.KILLED}
 
 
 def test_records_depend_on_the_files_and_on_what_is_done(tmp_path):
@@ -228,6 +228,24 @@ def test_records_depend_on_the_files_and_on_what_is_done(tmp_path):
     assert first != cut([Job(str(path), "mr")])[0].name
     path.write_bytes(b"12")
     assert first != cut([Job(str(path), "ct")])[0].name
+
+
+def test_a_changed_slice_or_a_lost_volume_is_done_again(tmp_path):
+    """Of 20 slices one is repaired in place; then the volume is deleted. Each time it comes out right."""
+    raw, out = write_twin("gamma", tmp_path / "raw"), tmp_path / "out"
+    slices = raw / "Glaucoma_grading" / "training" / "multi-modality_images" / "0001" / "0001"
+    volume = out / "oct" / "Glaucoma_grading_training_multi-modality_images_0001_0001.npz"
+    good = (slices / "3_image.jpg").read_bytes()
+    (slices / "3_image.jpg").write_bytes(good[:80])
+    assert [row.column for row in prepare("gamma", raw, out).problems.itertuples()] == ["oct"]
+    assert not volume.exists()
+    assert pd.read_csv(out / "gamma.csv")["oct"].isna().tolist() == [True] + [False] * 22
+    (slices / "3_image.jpg").write_bytes(good)
+    assert len(prepare("gamma", raw, out).problems) == 0 and volume.exists()
+    content = volume.read_bytes()
+    volume.unlink()
+    prepare("gamma", raw, out)
+    assert volume.read_bytes() == content
 
 
 def test_few_chunks_wait_however_many_there_are(tmp_path, monkeypatch):
@@ -259,6 +277,15 @@ def test_mistakes_are_told_before_anything_is_written(place, tmp_path):
         with pytest.raises(UserError, match="write i/n"):
             prepare("atlas23", raw, tmp_path / "out", part=part)
     assert not (tmp_path / "out").exists() and not (raw / "deep").exists()
+
+
+def test_a_release_of_which_nothing_is_left_is_refused(tmp_path):
+    raw = write_twin("atlas23", tmp_path / "raw")
+    rows = "patient_id,image_id,laterality,view,site_id\n1,2,L,AT,1\n"
+    (raw / "train.csv").write_text(rows)
+    (raw / "train_images").mkdir()
+    with pytest.raises(UserError, match=r"nothing of 'rsna' is left; left out are .*other than CC and MLO': 1"):
+        prepare("rsna", raw, tmp_path / "out")
 
 
 def test_another_source_is_not_mixed_in(place):

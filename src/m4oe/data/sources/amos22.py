@@ -44,7 +44,9 @@ def read(raw: Path) -> Release:
     find(raw, ["imagesTr"], "folder of training images")
     table = pd.concat([_part(raw, part) for part in PARTS if find_all(raw, PARTS[part][:1])], ignore_index=True)
     modality = (table["case"].map(number_in) < FIRST_MR).map({True: "ct", False: "mr"})
-    studies, counts, notes = [], {}, dict.fromkeys(_label_notes(raw))
+    studies: list[StudyTable] = []
+    counts: dict[str, int] = {}
+    notes = dict.fromkeys(_label_notes(raw))
     for name in ("ct", "mr"):
         cases = table[modality == name].reset_index(drop=True)
         counts |= volumes.counts_by_part(cases, name.upper())

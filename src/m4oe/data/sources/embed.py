@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from m4oe.data.sources import breasts, embed_labels
-from m4oe.data.sources.layout import find, listing, read_columns, relative
+from m4oe.data.sources.layout import find, read_columns, relative
 from m4oe.data.sources.release import Release, Source, StudyTable
-from m4oe.errors import UserError
 
 METADATA = ("EMBED_OpenData_metadata.csv", "EMBED_OpenData_metadata_reduced.csv")
 CLINICAL = ("EMBED_OpenData_clinical.csv", "EMBED_OpenData_clinical_reduced.csv")
+COHORTS = ("cohort_1", "cohort_2", "cohort1", "cohort2")
 IMAGE_COLUMNS = {
     "patient": ("empi_anon",),
     "accession": ("acc_anon",),
@@ -71,22 +71,14 @@ def read(raw: Path) -> Release:
 
 def _with_paths(images: pd.DataFrame, raw: Path) -> pd.DataFrame:
     """`images` with paths from `raw` on, an exam for each breast, and our name of each type of image."""
-    folder = _image_folder(raw)
+    folder = relative(find(raw, COHORTS, "folder of images (images/cohort_1/PATIENT/EXAM/IMAGE.dcm)").parent, raw)
     paths = images["path"].map(lambda path: re.sub(r"^.*?(?=cohort_?\d+/)", "", path.replace("\\", "/")))
     return images.assign(
-        path=f"{folder}/" + paths if folder else paths,
+        path=paths if folder == "." else f"{folder}/" + paths,
         exam=images["accession"] + "_" + images["side"],
         kind=images["type"].str.lower().map(TYPES).fillna(""),
         view=images["view"].str.upper(),
     )
-
-
-def _image_folder(raw: Path) -> str:
-    """Where the folders of the cohorts lie, from `raw` on."""
-    for folder in (raw / "images", raw):
-        if folder.is_dir() and any(re.fullmatch(r"cohort_?\d+", child.name) for child in folder.iterdir()):
-            return relative(folder, raw) if folder != raw else ""
-    raise UserError(f"{raw}: no images: expected images/cohort_1/PATIENT/EXAM/IMAGE.dcm; found {listing(raw)}")
 
 
 def _ordered(images: pd.DataFrame) -> pd.DataFrame:

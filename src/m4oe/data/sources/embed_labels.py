@@ -54,8 +54,8 @@ def label(table: pd.DataFrame, images: pd.DataFrame, findings: pd.DataFrame) -> 
 
 def _for_each_side(findings: pd.DataFrame) -> pd.DataFrame:
     """A row for each finding and breast; a finding of both sides, or without one, is of either."""
-    sides = findings["side"].str.upper().map(SIDES)
-    sided = findings.assign(side=[value if isinstance(value, list) else BOTH for value in sides]).explode("side")
+    sides = [SIDES.get(side, BOTH) for side in findings["side"].str.upper()]
+    sided = findings.assign(side=pd.Series(sides, findings.index, dtype=object)).explode("side")
     return sided.assign(exam=sided["accession"] + "_" + sided["side"])
 
 

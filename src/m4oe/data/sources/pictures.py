@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from multiprocessing import get_all_start_methods
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 
@@ -53,6 +54,18 @@ class Chunk:
     def record(self, work: Path) -> Path:
         return work / f"{self.name}.json"
 
+    def problems(self, work: Path) -> dict[str, str]:
+        """What was recorded: the reason by path, of files that cannot be used."""
+        found: dict[str, str] = json.loads(self.record(work).read_text(encoding="utf-8"))
+        return found
+
+    def is_done(self, work: Path) -> bool:
+        """Recorded, and what was converted is still there."""
+        if not self.record(work).is_file():
+            return False
+        lost = [job.path for job in self.jobs if not (work.parent / job.target).exists()]
+        return not lost or set(lost) <= self.problems(work).keys()
+
 
 def cut(jobs: Sequence[Job]) -> list[Chunk]:
     """Chunks of jobs in order; what is converted is a chunk by itself, since it takes long."""
@@ -67,11 +80,12 @@ def _digest(jobs: Sequence[Job]) -> str:
 
 
 def _identity(path: Path) -> tuple[int, int]:
+    """Size and time of a file, or of all files in a folder."""
     try:
-        found = path.stat()
+        found = [file.stat() for file in path.iterdir()] if path.is_dir() else [path.stat()]
     except OSError:
         return -1, -1
-    return found.st_size, found.st_mtime_ns
+    return sum(file.st_size for file in found), max((file.st_mtime_ns for file in found), default=0)
 
 
 def look(chunks: Sequence[Chunk], work: Path, processes: int, progress: Progress | None = None) -> None:
@@ -80,26 +94,15 @@ def look(chunks: Sequence[Chunk], work: Path, processes: int, progress: Progress
     A file that kills its process is found out by looking at its chunk again, one file in each process.
     progress(done, all) counts files, those of earlier runs included.
     """
-    total, done = sum(len(chunk.jobs) for chunk in chunks), 0
-    todo = []
-    for chunk in chunks:
-        done += len(chunk.jobs) if chunk.record(work).is_file() else 0
-        todo += [] if chunk.record(work).is_file() else [chunk]
+    todo = [chunk for chunk in chunks if not chunk.is_done(work)]
+    total = sum(len(chunk.jobs) for chunk in chunks)
+    done = total - sum(len(chunk.jobs) for chunk in todo)
     if progress is not None:
         progress(done, total)
     for chunk in _finished(todo, work, max(1, min(processes, len(todo)))):
         done += len(chunk.jobs)
         if progress is not None:
             progress(done, total)
-
-
-def problems(chunks: Sequence[Chunk], work: Path) -> dict[str, str]:
-    """What was recorded: the reason by path, of files that cannot be used."""
-    return {
-        path: reason
-        for chunk in chunks
-        for path, reason in json.loads(chunk.record(work).read_text(encoding="utf-8")).items()
-    }
 
 
 def _finished(chunks: list[Chunk], work: Path, processes: int) -> Iterator[Chunk]:
@@ -118,7 +121,7 @@ def _finished(chunks: list[Chunk], work: Path, processes: int) -> Iterator[Chunk
                     yield running.pop(future)
         except BrokenProcessPool:
             for chunk in running.values():
-                if not chunk.record(work).is_file():
+                if not chunk.is_done(work):
                     _look_carefully(chunk, work)
                 yield chunk
         finally:
@@ -137,7 +140,12 @@ def _attend() -> None:
     """In each process: Ctrl-C is for the one that started it, without which it ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := multiprocessing.parent_process()) is not None:
-        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _look(chunk: Chunk, work: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from m4oe.data.sources.pictures import Chunk, Job, Progress, cut, look, problems
+from m4oe.data.sources.pictures import Chunk, Job, Progress, cut, look
 from m4oe.data.sources.release import Release, Source, StudyTable
 from m4oe.data.sources.whole import sweep, write_whole
 from m4oe.errors import UserError
@@ -73,11 +73,14 @@ def prepare_source(
     _refuse_folders(name, raw, out)
     turn, turns = _turn(part)
     release = source.read(raw)
+    for study in release.studies:
+        if study.table.empty:
+            raise UserError(f"{raw}: nothing of {study.name!r} is left; left out are {dict(release.left_out)}")
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     chunks = cut(_jobs(release, raw))
     look([chunk for place, chunk in enumerate(chunks) if place % turns == turn], work, _processes(), progress)
-    waiting = sum(len(chunk.jobs) for chunk in chunks if not chunk.record(work).is_file())
+    waiting = sum(len(chunk.jobs) for chunk in chunks if not chunk.is_done(work))
     facts = _facts(release, source)
     if waiting:
         return Prepared((), *facts, pd.DataFrame(columns=_PROBLEM), waiting)
@@ -141,7 +144,7 @@ def _facts(release: Release, source: Source) -> _Facts:
 
 
 def _written(name: str, release: Release, facts: _Facts, chunks: list[Chunk], raw: Path, out: Path) -> Prepared:
-    reasons = problems(chunks, out / WORK)
+    reasons = {path: reason for chunk in chunks for path, reason in chunk.problems(out / WORK).items()}
     rows = [row for study in release.studies for row in _problem_rows(study, reasons, raw)]
     table = pd.DataFrame(rows, columns=_PROBLEM)
     for folder in (WORK, *release.stacks):

@@ -98,7 +98,8 @@ DRAWN = 10  # patients beyond the traps, with two exams each
 
 def write_embed(folder: Path) -> None:
     """Writes tables/ and images/cohort_1/PATIENT/EXAM/IMAGE.dcm."""
-    rows, findings = [], []
+    rows: list[dict[str, object]] = []
+    findings: list[dict[str, object]] = []
     for exam in (*TRAPS, *_drawn()):
         findings += [_finding_row(exam, number, finding) for number, finding in enumerate(exam.findings, start=1)]
         for picture in (*exam.pictures, *exam.extra):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from m4oe.data.phantoms import mammogram
 SIZE = (40, 32)
 SHARES = {"A": 0.06, "B": 0.25, "C": 0.5, "D": 0.8}
 BITS = 12
+OBLIQUE = ("MLO", "ML", "LM", "LMO", "AT")
 ROOT = "1.2.826.0.1.3680043.8.498"
 
 
@@ -28,8 +30,7 @@ def write_mammogram(
 ) -> None:
     """Writes one picture; `number` seeds what is drawn and makes its ids. inverted: stored as MONOCHROME1."""
     rng = np.random.default_rng([7, number])
-    projection = "mlo" if view in ("MLO", "ML", "LM", "LMO", "AT") else "cc"
-    look = mammogram.Look(projection, synthetic, SHARES[density], 0.5, suspicious, None)
+    look = mammogram.Look("mlo" if view in OBLIQUE else "cc", synthetic, SHARES[density], 0.5, suspicious, None)
     drawn = mammogram.draw(rng, mammogram.draw_shape(rng), look, *SIZE)
     pixels = np.round(drawn * (2**BITS - 1)).astype(np.uint16)
     pixels = pixels[:, ::-1] if side == "R" else pixels
@@ -40,16 +41,16 @@ def write_mammogram(
 
 def _dataset(
     pixels: np.ndarray, number: int, side: str, view: str, patient: str, inverted: bool, synthetic: bool
-) -> object:
+) -> Any:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
+    from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = f"{ROOT}.{number + 1}.1"
-    made.StudyInstanceUID, made.SeriesInstanceUID = f"{ROOT}.{number + 1}.2", f"{ROOT}.{number + 1}.3"
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID(f"{ROOT}.{number + 1}.1")
+    made.StudyInstanceUID, made.SeriesInstanceUID = UID(f"{ROOT}.{number + 1}.2"), UID(f"{ROOT}.{number + 1}.3")
     made.Modality, made.PresentationIntentType = "MG", "FOR PRESENTATION"
     made.PatientID, made.PatientSex = patient, "F"
     made.ImageLaterality, made.ViewPosition = side, view
