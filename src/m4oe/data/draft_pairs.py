@@ -54,7 +54,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _matched(images: Sequence[Path], masks: Sequence[Path], folder: Path) -> list[Case]:
     stems = [stem_of(image.name) for image in images]
-    channelled = bool(stems) and all(re.search(CHANNEL, stem) for stem in stems)
+    channelled = _end_in_channels(stems)
     names = _names([re.sub(CHANNEL, "", stem) if channelled else stem for stem in stems], IMAGE_WORDS)
     cases: dict[str, Case] = {}
     for image, stem, name in zip(images, stems, names):
@@ -66,6 +66,13 @@ def _matched(images: Sequence[Path], masks: Sequence[Path], folder: Path) -> lis
                 cases[key]["mask"] = mask.relative_to(folder).as_posix()
                 break
     return list(cases.values())
+
+
+def _end_in_channels(stems: Sequence[str]) -> bool:
+    """Whether all end in a number of four digits, and each case has the first channel: ct_1673 alone is a case."""
+    known = set(stems)
+    ending = [re.search(CHANNEL, stem) for stem in stems]
+    return bool(stems) and all(match and match.string[: match.start()] + "_0000" in known for match in ending)
 
 
 def _names(stems: Sequence[str], words: str) -> list[str]:
