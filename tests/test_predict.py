@@ -266,7 +266,7 @@ def volume_run(tmp_path_factory) -> Path:
         "tasks": {"fluid": {"kind": "segmentation", "column": "mask", "on": "scan", "classes": {0: "no", 7: "fluid"}}},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(content))
-    return trained([folder / "study.yaml"], folder / "run", "train.max_epochs=1")
+    return trained([folder / "study.yaml"], folder / "run", "train.max_epochs=1", "model.kind=classifier")
 
 
 def test_law_7_predicted_volume_masks_have_shape_spacing_and_orientation_of_their_input(volume_run, tmp_path):
