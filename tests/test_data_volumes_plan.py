@@ -125,6 +125,16 @@ def test_a_plan_is_read_as_it_was_written_and_as_it_was_edited(ct, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"plan\.json: streams\.image\.slice_axis = 3"):
         read_plan(path)
+    for keys, said in (
+        ({"sd": 0.0}, "'sd' is 0"),
+        ({"low": 400}, "low is below high"),
+        ({"spacing": [1, -1]}, "above 0"),
+        ({"mean": None}, "go together"),
+    ):
+        content["streams"]["image"] = plan.streams["image"].model_dump() | keys
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"plan\.json: streams\.image: .*{said}"):
+            read_plan(path)
     path.write_text("{")
     with pytest.raises(UserError, match="delete it, and it is made again"):
         read_plan(path)

@@ -36,6 +36,19 @@ def test_bytes_are_never_taken_for_hounsfield_units():
     assert own.max() == pytest.approx((255 - inside.mean()) / inside.std(), rel=0.02)
 
 
+def test_ends_may_be_told_without_a_mean():
+    values = np.linspace(0, 1000, 400, dtype=np.float32).reshape(1, 20, 20)
+    prepared = prepare(Picture(values, full_scale=65535.0), Preparation(low=300.0, high=600.0), (20, 20)).slices[0]
+    assert (prepared == prepared.min()).sum() == (values <= 300).sum()
+    assert (prepared == prepared.max()).sum() == (values >= 600).sum()
+
+
+def test_a_volume_beyond_the_window_is_all_one_end():
+    values = np.linspace(500, 900, 16, dtype=np.float32).reshape(1, 4, 4)
+    assert (prepare(Picture(values, (2.0, 2.0)), HU, (4, 4)).slices[0] == 2.5).all()
+    assert (prepare(Picture(-values, (2.0, 2.0)), HU, (4, 4)).slices[0] == -1.5).all()
+
+
 def test_mr_is_z_scored_within_its_own_foreground():
     values = np.zeros((1, 4, 20, 20), np.float32)
     values[:, :, 5:15, 5:15] = np.random.default_rng(0).normal(500, 50, (1, 4, 10, 10))

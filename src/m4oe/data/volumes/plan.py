@@ -48,13 +48,29 @@ def make_plan(
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in plan.json. Raises UserError for what is no plan, naming the key."""
+    """The plan in plan.json. Raises UserError for what is no plan and for numbers without sense, naming the key."""
     try:
-        return Plan.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        plan = Plan.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); delete it, and it is made again") from None
     except ValidationError as error:
         raise from_validation(error, str(path)) from None
+    for name, preparation in plan.streams.items():
+        if complaint := _senseless(preparation):
+            raise UserError(f"{path}: streams.{name}: {complaint}")
+    return plan
+
+
+def _senseless(preparation: Preparation) -> str | None:
+    if (preparation.mean is None) != (preparation.sd is None):
+        return "'mean' and 'sd' go together: give both, or null for each volume's own"
+    if preparation.sd is not None and preparation.sd <= 0:
+        return f"'sd' is {preparation.sd:g}; it is above 0"
+    if None not in (preparation.low, preparation.high) and preparation.low >= preparation.high:
+        return f"'low' is {preparation.low:g} and 'high' {preparation.high:g}; low is below high"
+    if preparation.spacing is not None and min(preparation.spacing) <= 0:
+        return f"'spacing' is {list(preparation.spacing)}; it is in mm, above 0"
+    return None
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -147,12 +147,14 @@ def way_of(shape: Sequence[int], spacing: Sequence[float] | None, preparation: P
 
 def _ends(values: ndarray, preparation: Preparation, full_scale: float | None) -> tuple[float, float, float, float]:
     """(mean, deviation, low, high) of one channel in its own units; low and high are never infinite."""
-    if preparation.mean is not None and preparation.sd is not None and full_scale is None:
-        low = -np.inf if preparation.low is None else preparation.low
-        high = np.inf if preparation.high is None else preparation.high
-        return preparation.mean, preparation.sd, max(low, float(values.min())), min(high, float(values.max()))
-    mean, sd = foreground_statistics(values)
-    return mean, sd, max(mean - LARGEST_Z * sd, float(values.min())), min(mean + LARGEST_Z * sd, float(values.max()))
+    told = Preparation() if preparation.mean is not None and full_scale is not None else preparation
+    if told.mean is None or told.sd is None:
+        mean, sd = foreground_statistics(values)
+        reach = LARGEST_Z * sd
+    else:
+        mean, sd, reach = told.mean, told.sd, np.inf
+    low, high = (end if end is not None else mean + way * reach for end, way in ((told.low, -1), (told.high, 1)))
+    return mean, sd, *np.clip((values.min(), values.max()), low, high).tolist()
 
 
 def foreground_statistics(values: ndarray) -> tuple[float, float]:
