@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from m4oe.batch import Batch, Rows
-from m4oe.config import Gate, Phase
+from m4oe.config import PRESETS, Config, Gate, Phase
 from m4oe.errors import UserError
 from m4oe.nets.build import build_model
 from m4oe.nets.label_sets import experts_of, own_outputs, unified_outputs
@@ -210,6 +210,29 @@ def test_modalities_experts_and_label_sets_are_three_facts():
         stacks = [p for name, p in network.named_parameters() if fnmatchcase(name, "*.experts.weight_in")]
         assert len(stacks) == 6 and {len(stack) for stack in stacks} == {experts}
         assert {routing.combine.shape for routing in network(slices_batch()).routing.values()} == {(6, 1, experts)}
+
+
+def test_the_paper_s_preset_has_the_published_size_but_for_the_gates():
+    """60.4 million published parameters (PAPERS 2.5), of which the gates, D x D and no gates at all, are 1.95: ours
+    have an output for each expert. Heads of 14, 3 and 16 classes, three experts in both halves."""
+    names = ("ct", "mr", "cemr")
+    streams = [SCHEMA.streams[0].model_copy(update=dict.fromkeys(("name", "input", "modality"), n)) for n in names]
+    tasks = [
+        SCHEMA.tasks[0].model_copy(
+            update={"name": name, "on": name, "classes": ("x",) * count, "prior": (1 / count,) * count}
+        )
+        for name, count in zip(names, (14, 3, 16))
+    ]
+    schema = Schema(streams=tuple(streams), tasks=tuple(tasks))
+    model = Config.model_validate(PRESETS["paper"]).for_tasks(["segmentation"]).model
+    with torch.device("meta"):
+        network = build_model(model, schema, GATE)
+    counts = {name: p.numel() for name, p in network.named_parameters()}
+    ours = sum(count for name, count in counts.items() if fnmatchcase(name, "*.gate.*"))
+    widths = [96, 192, 384, 768, 96, 192, 384]
+    released = sum(2 * (width**2 + width) for width in widths)
+    assert round((sum(counts.values()) - ours + released) / 1e6, 1) == 60.4
+    assert round(sum(counts.values()) / 1e6, 1) == 58.5 and ours < 20_000
 
 
 def test_experts_of_modalities():

@@ -63,7 +63,7 @@ class Segmenter(nn.Module):
         self.outputs = {task: tuple(tuple(members) for members in classes) for task, classes in outputs.items()}
         self.head = nn.Linear(network.features, len(prior))
         with torch.no_grad():
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.trunc_normal_(self.head.weight, std=network.features**-0.5)  # a small head learns late
             self.head.bias.copy_(torch.tensor(prior).clamp_min(1e-4).log())
         channels = sorted({stream.channels for stream in streams})
         self.masked = MaskedImages(network, channels) if masked_images else None
