@@ -129,7 +129,8 @@ def _series(folder: Path, visible: Sequence[Path]) -> Paths | None:
 
 def _by_name(files: Sequence[Path]) -> dict[str, Paths]:
     stems = [re.sub(PICTURE, "", file.name, flags=re.IGNORECASE) for file in files]
-    channelled = all(re.search(CHANNEL, stem) for stem in stems)
+    # Each case has the first channel: files called ct_1673, ct_2410 are cases, not channels.
+    channelled = all(re.search(CHANNEL, stem) and re.sub(CHANNEL, "_0000", stem) in stems for stem in stems)
     found: dict[str, list[str]] = {}
     for stem, file in zip(stems, files):
         paths = found.setdefault(re.sub(CHANNEL, "", stem) if channelled else stem, [])
