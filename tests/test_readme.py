@@ -97,7 +97,7 @@ def test_the_readme_walks_from_a_table_to_a_report(tmp_path, monkeypatch):
     run_all(blocks_of(REPOSITORY / "README.md"), tmp_path)
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "predicted" / "predictions.csv").is_file()
-    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 7
+    assert len(list((tmp_path / "segmented" / "masks").glob("*.nii.gz"))) == 7
 
 
 @pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda document: document.name)
