@@ -22,7 +22,7 @@ def class_indices(pixels: ndarray, path: str, values: Sequence[int], ignore: int
         raise UserError(f"{path}: an array {pixels.shape} of {pixels.dtype}; a mask is (H, W) or (D, H, W) of integers")
     known = {int(value): index for index, value in enumerate(values)}
     found = sorted({value for slab in pixels for value in _found(slab, path)})
-    if sorted(known) == [0, 1] and set(found) <= {0, 255}:
+    if sorted(known) == [0, 1] and set(found) - {ignore} <= {0, 255}:
         known[255] = known[1]
     if ignore is not None:
         known[ignore] = OUTSIDE
