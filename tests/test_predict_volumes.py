@@ -393,6 +393,31 @@ def test_another_number_of_channels_is_refused():
         )
 
 
+def test_classes_in_another_order_are_the_same_classes(tmp_path):
+    """The study writes spleen before liver: as class indices they follow the model, as values the study."""
+    rows, array = two_exams(tmp_path)
+    schema = a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows[:1], {"ct_organs": {0: "background", 20: "spleen", 10: "liver"}})
+    (part,) = predictor(schema).stream(dataset(schema, cohort))
+    assert dict(part.masks[0].classes) == {0: "background", 10: "liver", 20: "spleen"}
+    assert part.cases[["class", "dice"]].to_numpy().tolist() == [["liver", 1], ["spleen", 1]]
+    written = nibabel.load(write_mask(part.masks[0], tmp_path / "masks"))
+    assert np.array_equal(np.asarray(written.dataobj), 10 * array)
+
+
+def test_pictures_without_a_task_are_left_alone(tmp_path):
+    """An exam of two pictures, of which the study has masks on one."""
+    rows, _ = two_exams(tmp_path)
+    one = a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES})
+    source = one.study.inputs["scan"]
+    study = one.study.model_copy(update={"inputs": {"before": source, "scan": source}})
+    both = replace(one, study=study, paths={**one.paths, "before": one.paths["scan"]},
+                   modalities={**one.modalities, "before": one.modalities["scan"]})  # fmt: skip
+    schema = a_schema(spacing=None)
+    parts = list(predictor(schema).stream(dataset(schema, both)))
+    assert [mask.exam for part in parts for mask in part.masks] == ["a", "b"]
+
+
 # ---- memory
 
 MEMORY = """

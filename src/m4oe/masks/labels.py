@@ -59,7 +59,10 @@ def true_mask(cohort: Cohort, mask: Mask) -> ndarray | None:
     task = cohort.study.tasks[mask.task]
     if path is None:
         return None
-    found = read_labels(path, [int(str(value)) for value in task.class_values], task.ignore)
+    values = label_set(task.class_names, task.class_values)
+    number = {name: value for value, name in values.items()}
+    in_order = [number[name] for name in mask.classes.values() if name in number]
+    found = read_labels(path, in_order if len(in_order) == len(values) else list(values), task.ignore)
     return labels_on(mask.geometry, found, task.fix)
 
 

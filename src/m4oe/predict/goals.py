@@ -5,7 +5,7 @@ Axes: P slices · C classes of a label set · U classes of the unified one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +66,9 @@ def goals_for(schema: Schema, labels: str, stream: Stream, input: str, study: St
     known = {task.name: task for task in schema.tasks if task.on == stream.input}
     asked = {name: task for name, task in study.tasks.items() if task.kind == "segmentation" and task.on == input}
     own = tuple(
-        Goal(name, label_set(task.class_names, task.class_values), name)
+        Goal(name, _in_order(task, known[name].classes), name)
         for name, task in asked.items()
-        if name in known and task.class_names == known[name].classes
+        if name in known and _alike(task.class_names, known[name].classes)
     )
     if labels == "unified":
         new = [_by_name(name, task, schema) for name, task in asked.items() if name not in {goal.task for goal in own}]
@@ -81,6 +81,17 @@ def goals_for(schema: Schema, labels: str, stream: Stream, input: str, study: St
             f"task; name a study with one of: {', '.join(known) or '(none)'}"
         )
     return own
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """The same classes and the same background, in whatever order."""
+    return one[0] == other[0] and sorted(one) == sorted(other)
+
+
+def _in_order(task: Task, classes: Sequence[str]) -> dict[int, str]:
+    """{value: name} of the task, in the order of `classes`."""
+    number = {name: value for value, name in label_set(task.class_names, task.class_values).items()}
+    return {number[name]: name for name in classes}
 
 
 def _by_name(name: str, task: Task, schema: Schema) -> Goal | None:

@@ -130,6 +130,8 @@ def predictor_of(artifact: Artifact, device: torch.device | str = "cpu") -> Pred
 
 
 def _pictures(cohort: Cohort, place: int) -> list[str]:
-    """Inputs of the exam at `place` that are pictures and are there."""
+    """Inputs of the exam at `place` that are pictures and are there: those on which masks lie, if there is one."""
     inputs: Mapping[str, Input] = cohort.study.inputs
-    return [name for name, source in inputs.items() if source.kind != "table" and cohort.modalities[name][place]]
+    there = [name for name, source in inputs.items() if source.kind != "table" and cohort.modalities[name][place]]
+    asked = {task.on for task in cohort.study.tasks.values()}
+    return [name for name in there if name in asked] or there
