@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -340,12 +341,17 @@ def test_help_names_every_source(m4oe):
     assert all(name in told for name in NAMES)
 
 
-def test_twins_are_written_from_the_command_line(tmp_path):
-    words = [sys.executable, "-m", "m4oe.data.sources.twins"]
-    assert subprocess.run([*words, "atlas23", str(tmp_path / "raw")], timeout=60).returncode == 0
+def test_twins_are_written_from_the_command_line(tmp_path, monkeypatch):
+    def run(*words: object) -> None:
+        monkeypatch.setattr("sys.argv", ["twins", *map(str, words)])
+        runpy.run_module("m4oe.data.sources.twins", run_name="__main__")
+
+    run("atlas23", tmp_path / "raw")
     assert next((tmp_path / "raw").rglob("im0.nii.gz")).is_file()
-    wrong = subprocess.run([*words, "atlas"], capture_output=True, text=True, timeout=60)
-    assert wrong.returncode == 1 and wrong.stderr.startswith("usage: ")
+    with pytest.raises(SystemExit, match=r"usage: .*embed, rsna"):
+        run("atlas23")
+    with pytest.raises(SystemExit, match="error: unknown source 'atlas'"):
+        run("atlas", tmp_path)
 
 
 def test_a_stack_is_lossless(place):
