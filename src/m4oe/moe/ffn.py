@@ -53,8 +53,12 @@ def _sparse(experts: Experts, x: Tensor, weight: Tensor) -> Tensor:
     counts = [count * x.shape[1] for count in torch.bincount(expert, minlength=weight.shape[1]).tolist()]
     single = len(unit) == len(x)
     in_order = single and torch.equal(unit, torch.arange(len(x), device=x.device))
-    rows = x if in_order else x[unit]
+    rows = x if in_order else x.index_select(0, unit)
     y = experts.grouped(rows.flatten(0, 1), counts).view_as(rows)
     if weight.requires_grad or not single:
         y = y * weight[unit, expert].to(y.dtype)[:, None, None]
-    return y if in_order else torch.zeros_like(x, dtype=y.dtype).index_add(0, unit, y)
+    if in_order:
+        return y
+    if single:
+        return y.index_select(0, unit.argsort())
+    return torch.zeros_like(x, dtype=y.dtype).index_add(0, unit, y)
