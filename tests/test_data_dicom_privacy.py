@@ -59,11 +59,12 @@ def planted(**tags: object):
 @pytest.fixture(autouse=True)
 def pydicom_that_talks():
     """As it is before anything was read; what is planted may be written."""
-    logging.getLogger("pydicom").propagate = True
+    logger = logging.getLogger("pydicom")
+    logger.setLevel(logging.WARNING)
     with warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter("ignore")
         yield
-        assert not logging.getLogger("pydicom").propagate
+        assert not logger.isEnabledFor(logging.CRITICAL)
 
 
 def everything_of(path: Path, kind: str) -> str:

@@ -70,7 +70,9 @@ def facts_of(path: str | Path, salt: str | None = None) -> Facts:
 @contextmanager
 def unquoted(path: Path) -> Iterator[None]:
     """Within it, whatever goes wrong with `path` is a UserError that quotes nothing; pydicom is silent from then on."""
-    logging.getLogger("pydicom").propagate = False
+    from pydicom.config import logger
+
+    logger.setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     try:
         yield
