@@ -42,7 +42,7 @@ SCHEMA = Schema(streams=STREAMS, tasks=tuple(_task(name) for name in COMPRISES))
 
 def slices_model(**segmenter: object) -> Model:
     """A small segmenter, with keys of its section changed."""
-    small = {"width": 16, "depths": (2, 2), "heads": (2, 4), "window": 4, "size": SIZE, **segmenter}
+    small = {"width": 16, "patch": 4, "depths": (2, 2), "heads": (2, 4), "window": 4, "size": SIZE, **segmenter}
     model = load_config().model
     return model.model_copy(update={"kind": "segmenter", "segmenter": model.segmenter.model_copy(update=small)})
 

@@ -80,11 +80,11 @@ class Segmenter(Facts):
     spacing: tuple[float, float] | None = None
     context: int = Field(default=0, ge=0, description="neighbouring slices on either side, as channels")
     stem: Literal["patch", "conv"] = "conv"
-    width: int = Field(default=48, ge=8)
-    patch: int = Field(default=4, ge=2)
-    window: int = Field(default=6, ge=2)
-    depths: tuple[int, ...] = (2, 2, 2)
-    heads: tuple[int, ...] = (3, 6, 12)
+    width: int = Field(default=64, ge=8)
+    patch: int = Field(default=8, ge=2)
+    window: int = Field(default=8, ge=2)
+    depths: tuple[int, ...] = (2, 2)
+    heads: tuple[int, ...] = (2, 4)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     experts: Literal["none", "encoder", "decoder", "both"] = "both"
     expert_of: dict[str, int] = Field(default={}, description="expert of a modality; default: one each")
@@ -234,9 +234,9 @@ PRESETS: Mapping[str, dict[str, Any]] = {
             "fusion": {"depth": 1, "num_experts": 8, "hidden": 512},
             "segmenter": {
                 "size": (192, 192),
-                "width": 64,
-                "depths": (2, 2, 2, 2),
-                "heads": (2, 4, 8, 16),
+                "width": 128,
+                "depths": (2, 2, 2),
+                "heads": (4, 8, 16),
                 "drop_path": 0.1,
             },
         },
@@ -260,6 +260,7 @@ PRESETS: Mapping[str, dict[str, Any]] = {
             "segmenter": {
                 "size": (224, 224),
                 "stem": "patch",
+                "patch": 4,
                 "width": 96,
                 "window": 7,
                 "depths": (2, 2, 2, 2),
@@ -282,7 +283,7 @@ SEGMENTER: Mapping[str, Any] = {
     "train": {"learning_rate": 1e-3, "max_epochs": 30, "modality_dropout": 0.0},
 }
 SEGMENTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "tiny": {},
+    "tiny": {"train": {"learning_rate": 3e-3}},
     "base": {"train": {"max_epochs": 100, "batch_size": 32}},
     "paper": {"train": {"max_epochs": 150, "batch_size": 24}},
 }

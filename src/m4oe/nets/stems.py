@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from m4oe.errors import UserError
 
-# Feature maps of the full resolution; each halving doubles them.
-FINEST = 16
+FEWEST = 8  # feature maps of any resolution
 
 
 class PatchStem(nn.Module):
@@ -56,7 +55,7 @@ class ConvStem(nn.Module):
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
-        counts = [*level_counts(patch), width]
+        counts = [*level_counts(width, patch), width]
         self.levels = nn.ModuleList(
             convolution(inner, outer, 2 if number else 1)
             for number, (inner, outer) in enumerate(zip([channels, *counts], counts))
@@ -75,7 +74,7 @@ class ConvEnd(nn.Module):
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__()
-        counts = [*level_counts(patch), width]
+        counts = [*level_counts(width, patch), width]
         self.features = counts[0]
         self.ups = nn.ModuleList(nn.Conv2d(below, 4 * count, 1) for count, below in pairwise(counts))
         self.joins = nn.ModuleList(convolution(2 * count, count) for count in counts[:-1])
@@ -94,12 +93,15 @@ def as_picture(x: Tensor, size: Sequence[int]) -> Tensor:
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)[:, :, : size[0], : size[1]]
 
 
-def level_counts(patch: int) -> list[int]:
-    """Feature maps of each resolution finer than the tokens', finest first. Raises UserError for a patch of 6."""
+def level_counts(width: int, patch: int) -> list[int]:
+    """Feature maps of each resolution finer than the tokens', finest first: each halving doubles them, up to `width`.
+
+    Raises UserError for a patch of 6.
+    """
     steps = round(log2(patch))
     if 2**steps != patch:
         raise UserError(f"model.segmenter.patch is {patch}: a stem of convolutions needs a power of two")
-    return [FINEST * 2**step for step in range(steps)]
+    return [max(FEWEST, width >> left) for left in range(steps, 0, -1)]
 
 
 def convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
