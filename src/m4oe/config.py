@@ -280,7 +280,7 @@ SEGMENTER: Mapping[str, Any] = {
         {"name": "specialise", "routing": "modality"},
         {"name": "gate", "routing": "gate", "max_epochs": 6, "learning_rate": 3e-4},
     ],
-    "train": {"learning_rate": 1e-3, "max_epochs": 30, "modality_dropout": 0.0},
+    "train": {"learning_rate": 1e-3, "max_epochs": 30, "modality_dropout": 0.0, "class_weights": False},
 }
 SEGMENTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"train": {"learning_rate": 3e-3}},
