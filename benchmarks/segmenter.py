@@ -66,9 +66,8 @@ def cost_table(repeats: int) -> None:
     told = ", ".join(f"{str(dtype).removeprefix('torch.')} {peak / 1e9:.0f}" for dtype, peak in peaks.items())
     parameters = sum(parameter.numel() for parameter in VARIANTS["dense gate"]().parameters())
     print(f"{parameters / 1e6:.1f} M parameters. On {THREADS} threads, products reach, in GFLOP/s: {told}.\n")
-    print(
-        "| pass | variant | seconds | twin's / this | processor seconds | twin's / this | memory, GB | GFLOP | share of peak |"
-    )
+    columns = "seconds | twin's / this | processor seconds | twin's / this | memory, GB | GFLOP | share of peak"
+    print(f"| pass | variant | {columns} |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, steps in PASSES.items():
         seconds = interleaved({variant: steps(build()) for variant, build in VARIANTS.items()}, repeats)
