@@ -157,6 +157,17 @@ def test_nothing_in_ct_is_below_air(tmp_path):
     assert other.min() == -3024
 
 
+RESCALES = [((2, -1024), {}), ((0.1, 3.5), {}), ((1, -7), {"RescaleSlope": None}), ((3, 0), {"RescaleIntercept": None})]
+
+
+@pytest.mark.parametrize(("told", "left_out"), RESCALES, ids=str)
+def test_a_rescale_is_applied_and_what_is_not_told_of_it_changes_nothing(tmp_path, told, left_out):
+    stored = smooth(20, 20, 0, 4000).astype("u2")
+    tags = {"RescaleSlope": told[0], "RescaleIntercept": told[1], **left_out}
+    values = read(save(tmp_path / "a.dcm", stored, **tags)).values[0]
+    np.testing.assert_array_equal(values, (stored * float(told[0]) + told[1]).astype(np.float32))
+
+
 PADDINGS = {
     "in range": ("u2", 12, 4000, 4000),
     "of the other sign": ("i2", 16, -2000, 63536),

@@ -25,13 +25,15 @@ def grey(stored: ndarray, tags: Any, path: Path, words: Callable[[], ndarray]) -
     Padding (C.7.5.1.1.2) takes the least value of the picture. In CT nothing is below -1024 HU: lossy compression
     blurs padding, which then can only be told by that. `words`: the pixels with the bits above those stored.
     """
-    padding = _padding(stored, tags, path, words)
-    values = _physical(stored, tags)
+    values, about = _physical(stored, tags), total(tags, path)
     if _in_hounsfield(tags):
-        values = np.maximum(values, LOWEST_HU)
-    values = values if total(tags, path) is None else total(tags, path) - values
-    darkest = values[~padding].min(initial=np.inf)
-    return np.where(padding, darkest if np.isfinite(darkest) else values, values).astype(np.float32)
+        np.maximum(values, LOWEST_HU, out=values)
+    if about is not None:
+        np.subtract(about, values, out=values)
+    padding = _padding(stored, tags, path, words)
+    if padding is not None and padding.any() and not padding.all():
+        values[padding] = values[~padding].min()
+    return values
 
 
 def total(tags: Any, path: Path) -> float | None:
@@ -54,9 +56,22 @@ def window(tags: Any, path: Path) -> Window | None:
 
 
 def _physical(stored: ndarray, tags: Any) -> ndarray:
+    """float32 of its own; a slope or an intercept that is not told is 1 or 0."""
     from pydicom.pixels import apply_modality_lut
 
-    return np.asarray(apply_modality_lut(stored, tags), np.float32)
+    if tags.get("ModalityLUTSequence"):
+        return np.array(apply_modality_lut(stored, tags), np.float32)
+    slope, intercept = (_number(tags, key, without) for key, without in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+    # 16 bits times a whole number are exact in float32; else the rounding is left to the end.
+    whole = slope.is_integer() and intercept.is_integer() and stored.dtype.itemsize <= 2
+    scaled = np.multiply(stored, slope, dtype=np.float32 if whole else np.float64)
+    scaled += intercept
+    return scaled.astype(np.float32, copy=False)
+
+
+def _number(tags: Any, keyword: str, without: float) -> float:
+    value = tags.get(keyword)
+    return float(without if value is None or value == "" else value)
 
 
 def _in_hounsfield(tags: Any) -> bool:
@@ -69,11 +84,11 @@ def _range(tags: Any) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if tags.PixelRepresentation else (0, 2**bits - 1)
 
 
-def _padding(stored: ndarray, tags: Any, path: Path, words: Callable[[], ndarray]) -> ndarray:
-    """(H, W) bool: pixels that stand outside of what was imaged."""
+def _padding(stored: ndarray, tags: Any, path: Path, words: Callable[[], ndarray]) -> ndarray | None:
+    """(H, W) bool: pixels that stand outside of what was imaged; None where the file tells of none."""
     value = tags.get("PixelPaddingValue")
     if value is None or value == "" or "BitsStored" not in tags:
-        return np.zeros(stored.shape, bool)
+        return None
     limit = tags.get("PixelPaddingRangeLimit")
     first, last = sorted(_signed(int(end), tags) for end in (value, value if limit in (None, "") else limit))
     low, high = _range(tags)
