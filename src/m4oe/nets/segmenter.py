@@ -6,13 +6,14 @@ Axes as in batch.py; U classes of the unified label set, of which a task's logit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Batch, Prediction, Rows
+from m4oe.moe import GateRouter
 from m4oe.nets.masked_images import MaskedImages
 from m4oe.nets.stems import as_picture
 from m4oe.nets.swin_unet import SwinUNet
@@ -60,6 +61,7 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.streams = network, tuple(streams)
+        self.open_outputs: int | None = None
         self.outputs = {task: tuple(tuple(members) for members in classes) for task, classes in outputs.items()}
         self.head = nn.Linear(network.features, len(prior))
         with torch.no_grad():
@@ -69,16 +71,28 @@ class Segmenter(nn.Module):
         self.masked = MaskedImages(network, channels) if masked_images else None
 
     def forward(self, batch: Batch, tasks: Sequence[str] | None = None) -> Prediction:
-        """Logits (P, C, H, W) of `tasks`, by default all, for the exams that have an input on which the mask lies.
+        """Logits (P, C, H, W) of `tasks`, for the exams that have an input on which the mask lies.
 
+        By default of all tasks; where the batch has labels, of those and of the exams that have them, no more.
         Of the task "unified" (unified labels only): (P, U, H, W) of every picture, an exam with two having two rows.
         Raises ValueError for a batch without pictures.
         """
         pictures = self.pictures(batch)
         features, routing = self.network(pictures.values, pictures.modality)
         parts = features.split([len(index) for index in pictures.index])
-        names = self.outputs if tasks is None else tasks
-        return Prediction({task: self._of_task(task, parts, pictures) for task in names}, routing=routing)
+        if tasks is not None or not batch.targets:
+            names = self.outputs if tasks is None else tasks
+            logits = {task: self._of_task(task, parts, pictures) for task in names}
+        else:
+            logits = {task: self._of_task(task, parts, pictures, rows.index) for task, rows in batch.targets.items()}
+        return Prediction(logits, routing=routing)
+
+    def restrict(self, experts: int | None = None, outputs: int | None = None) -> None:
+        """Closes all experts and outputs but the first ones: a grown model is what it was, bit for bit. None opens."""
+        self.open_outputs = outputs
+        for module in self.modules():
+            if isinstance(module, GateRouter):
+                module.limit = experts
 
     def masked_images(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Scalar loss of completing pictures of which most is hidden (a segmenter built for that objective only)."""
@@ -109,8 +123,13 @@ class Segmenter(nn.Module):
         values = tuple(torch.cat([rows.values for c, _, rows in found if c == count]) for count in counts)
         return Pictures(values, modality, index, streams)
 
-    def _of_task(self, task: str, parts: Sequence[Tensor], pictures: Pictures) -> Rows:
-        """Logits of the exams whose pictures the task's masks lie on, from features of each stream's."""
+    def _of_task(self, task: str, parts: Sequence[Tensor], pictures: Pictures, labelled: Tensor | None = None) -> Rows:
+        """Logits of the exams whose pictures the task's masks lie on, from features of each stream's; of those alone
+        that are among `labelled`, if that is told."""
+        if labelled is not None:
+            keep = [torch.isin(index, labelled) for index in pictures.index]
+            parts = [part if kept.all() else part[kept] for part, kept in zip(parts, keep)]
+            pictures = replace(pictures, index=tuple(index[kept] for index, kept in zip(pictures.index, keep)))
         size = pictures.values[0].shape[-2:]
         mine = [number for number, one in enumerate(pictures.streams) if task == UNIFIED or task in one.tasks]
         if not mine:
@@ -124,7 +143,9 @@ class Segmenter(nn.Module):
 
     def _logits(self, task: str, features: Tensor, size: Sequence[int]) -> Tensor:
         """(P, C, H, W) of the task's classes, from features of P pictures; of the head, what these classes need."""
-        classes = [[number] for number in range(len(self.head.bias))] if task == UNIFIED else self.outputs[task]
+        count = len(self.head.bias) if self.open_outputs is None else self.open_outputs
+        classes = [[number] for number in range(count)] if task == UNIFIED else self.outputs[task]
+        classes = [[output for output in members if output < count] for members in classes]
         first, last = min(map(min, classes)), max(map(max, classes))
         logits = F.linear(features, self.head.weight[first : last + 1], self.head.bias[first : last + 1])
         return marginal(as_picture(logits, size), [[output - first for output in outputs] for outputs in classes])
