@@ -272,18 +272,20 @@ def test_parts_match_the_patterns_of_phases():
 
 def test_three_quarters_of_the_windows_are_hidden_whole():
     g = torch.Generator().manual_seed(0)
-    hidden = MaskedImages.draw(5, (8, 16), g)
+    hidden = MaskedImages.draw(5, (8, 16), 4, g)
     windows = hidden.view(5, 2, 4, 4, 4).permute(0, 1, 3, 2, 4).flatten(3)
     assert (windows.all(-1) | ~windows.any(-1)).all()
     assert windows.all(-1).sum((1, 2)).tolist() == [6] * 5
     assert len({tuple(one.flatten().tolist()) for one in hidden}) > 1
-    assert MaskedImages.draw(2, (3, 3), g).all()  # one window: hidden
+    assert MaskedImages.draw(2, (3, 3), 4, g).all()  # one window: hidden
 
 
 def test_hidden_pixels_tell_the_network_nothing():
     network, batch = built(slices_model(), PRETRAIN).eval(), without(slices_batch(), "mr", "contrast")
     seed = torch.Generator().manual_seed(3)
-    hidden = enlarged(MaskedImages.draw(2, network.network.grid("encoder.0", SIZE), seed), 4)[:, : SIZE[0], : SIZE[1]]
+    hidden = enlarged(MaskedImages.draw(2, network.network.grid("encoder.0", SIZE), 4, seed), 4)[
+        :, : SIZE[0], : SIZE[1]
+    ]
     ct = batch.inputs["ct"]
     shift = torch.where(hidden.unsqueeze(1), 2.0, 0.0)
 

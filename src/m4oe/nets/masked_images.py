@@ -15,7 +15,7 @@ from m4oe.nets.stems import as_picture
 from m4oe.nets.swin_unet import SwinUNet
 
 SHARE = 0.75  # of the windows that are hidden
-WINDOW = 4  # tokens on a side
+WINDOW = 16  # pixels on a side: four patches of four, as published
 
 
 class MaskedImages(nn.Module):
@@ -36,7 +36,8 @@ class MaskedImages(nn.Module):
         """Mean squared error over hidden pixels, a scalar. The hidden pixels are 0 before the stem sees the picture
         (its finer maps would tell them otherwise); windows are drawn from `generator` or torch's own."""
         size = pictures[0].shape[-2:]
-        hidden = self.draw(len(modality), network.grid("encoder.0", size), generator).to(modality.device)
+        grid, window = network.grid("encoder.0", size), max(1, WINDOW // network.patch)
+        hidden = self.draw(len(modality), grid, window, generator).to(modality.device)
         pixels = enlarged(hidden, network.patch)[:, None, : size[0], : size[1]]
         parts = [len(picture) for picture in pictures]
         seen = [picture.masked_fill(where, 0.0) for picture, where in zip(pictures, pixels.split(parts))]
@@ -50,13 +51,13 @@ class MaskedImages(nn.Module):
         return torch.cat(errors).mean()
 
     @staticmethod
-    def draw(count: int, grid: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
-        """(count, h, w) bool, True where hidden: the same number of windows in every picture, one at least."""
-        rows, columns = (-(-side // WINDOW) for side in grid)
+    def draw(count: int, grid: Sequence[int], window: int, generator: torch.Generator | None = None) -> Tensor:
+        """(count, h, w) bool, True where hidden: as many windows of window x window tokens in every picture."""
+        rows, columns = (-(-side // window) for side in grid)
         windows = rows * columns
         ranks = torch.rand(count, windows, generator=generator).argsort(1).argsort(1)
         hidden = (ranks < max(1, round(SHARE * windows))).view(count, rows, columns)
-        return enlarged(hidden, WINDOW)[:, : grid[0], : grid[1]]
+        return enlarged(hidden, window)[:, : grid[0], : grid[1]]
 
 
 def enlarged(mask: Tensor, factor: int) -> Tensor:
