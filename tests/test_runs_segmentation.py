@@ -1,0 +1,154 @@
+"""Segmentation runs, from studies on disk to masks: phases, files, resuming, other studies, growing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from m4oe.artifact import load_artifact
+from m4oe.config import load_config
+from m4oe.errors import UserError
+from m4oe.runs import describe_model, evaluate_run, predict_run, train_run
+from m4oe.train.resume import absolute_study
+from small_volumes import block, study_of, volume
+
+CPU = torch.device("cpu")
+SMALL = (
+    "model.segmenter.size=[16, 16]",
+    "model.segmenter.width=8",
+    "model.segmenter.patch=4",
+    "model.segmenter.depths=[1, 1]",
+    "model.segmenter.heads=[1, 2]",
+    "model.segmenter.window=4",
+    "train.max_epochs=1",
+    "train.slices_per_epoch=4",
+    "train.precision='32'",
+)
+PHASES = [
+    {"name": "pretrain", "routing": "modality", "objective": "masked_images"},
+    {"name": "specialise", "routing": "modality"},
+    {"name": "gate"},
+]
+
+
+def study(folder: Path, name: str, kind: str, cases: int = 6, **facts: object) -> Path:
+    pairs = {f"{name}{case}": (volume(case), block()) for case in range(cases)}
+    cohort = study_of(folder, pairs, name, kind=kind, **facts)
+    path = folder / name / "study.yaml"
+    content = yaml.safe_load(absolute_study(cohort.study)) | {"split": {"fractions": [0.5, 0.25, 0.25]}}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def train(studies: list[Path], out: Path, phases: list[dict], *more: str) -> Path:
+    config = load_config(None, [*SMALL, f"phases={json.dumps(phases)}", *more])
+    train_run(studies, config, out, CPU)
+    return out
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("studies")
+    return [
+        study(folder, "a", "mr"),
+        study(folder, "b", "ct", classes={0: "background", 7: "hepar"}, synonyms={"hepar": "organ"}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(studies, tmp_path_factory) -> Path:
+    # The second study's masks hold 1, which it calls 7: they are written anew.
+    for path in studies[1].parent.glob("*_mask.nii.gz"):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * 7, image.affine), path)
+    return train(studies, tmp_path_factory.mktemp("run") / "run", PHASES)
+
+
+def test_a_run_holds_what_its_page_says(run):
+    for name in ("plan.json", "metrics.json", "cases.csv", "routing.json", "model/model.safetensors", "splits.csv"):
+        assert (run / name).is_file(), name
+    phases = [json.loads(line)["phase"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert phases == ["pretrain", "specialise", "gate"]
+    assert load_artifact(run).schema.unified == ("background", "organ")
+
+
+def test_every_test_exam_has_a_mask_on_its_own_grid_in_its_own_numbers(run, studies):
+    splits = pd.read_csv(run / "splits.csv")
+    tested = splits[splits["split"] == "test"]
+    masks = sorted((run / "masks").glob("*.nii.gz"))
+    assert len(masks) == len(tested) >= 2
+    for row in tested.itertuples():
+        mask = nib.load(run / "masks" / f"{row.study}__{row.exam}__{row.study}_organs.nii.gz")
+        image = nib.load(studies[0].parents[1] / row.study / f"{row.exam}.nii.gz")
+        assert mask.shape == image.shape and np.array_equal(mask.affine, image.affine)
+        assert set(np.unique(mask.dataobj)) <= {0, 7 if row.study == "b" else 1}
+
+
+def test_gates_are_told_by_layer_modality_and_expert(run):
+    gate = json.loads((run / "routing.json").read_text())["gate"]
+    load = np.array(gate["load"])
+    assert load.shape == (len(gate["layers"]), 2, 2) and len(gate["layers"]) == 3
+    assert load.sum(2) == pytest.approx(1)
+
+
+def test_the_same_command_finds_all_done(run, studies):
+    told: list[str] = []
+    config = load_config(None, [*SMALL, f"phases={json.dumps(PHASES)}"])
+    train_run(studies, config, run, CPU, tell=told.append)
+    assert told == [f"{run}: trained already"]
+
+
+def test_a_run_without_a_gate_keeps_its_routing_and_refuses_an_unknown_modality(studies, tmp_path):
+    out = train(studies[:1], tmp_path / "run", PHASES[1:2])
+    assert load_artifact(out).phase.routing == "modality"
+    other = study(tmp_path / "other", "p", "mr")
+    content = yaml.safe_load(other.read_text())
+    content["inputs"]["image"]["modality"] = "dixon"
+    other.write_text(yaml.safe_dump(content))
+    outcome = predict_run(out, [str(other)], tmp_path / "predicted", CPU)
+    assert len(outcome.failed) == 6 and "does not know modality 'dixon'" in next(iter(outcome.failed.values()))
+
+
+def test_other_studies_are_evaluated(run, studies, tmp_path):
+    metrics = evaluate_run(run, [studies[0]], tmp_path / "elsewhere", CPU)
+    assert metrics["test"]["a_organs"]["dice"]["n"] == 6
+
+
+def test_a_folder_of_scans_is_segmented(run, studies, tmp_path):
+    scans = tmp_path / "ct"
+    scans.mkdir()
+    for case in ("b0", "b1"):
+        (scans / f"{case}.nii.gz").write_bytes((studies[1].parent / f"{case}.nii.gz").read_bytes())
+    outcome = predict_run(run, [str(scans)], tmp_path / "out", CPU)
+    assert outcome.exams == 2 and not outcome.failed
+    assert len(list((tmp_path / "out" / "masks").glob("*.nii.gz"))) == 2
+
+
+def test_a_run_grows_by_a_modality_and_says_what_that_did_to_the_old(run, tmp_path):
+    new = study(tmp_path / "new", "c", "xray")
+    out = train([new], tmp_path / "grown", [{"name": "grow", "grow": {"from": str(run)}}])
+    grown = load_artifact(out)
+    assert grown.schema.modalities == ("mr", "ct", "xray")
+    growth = json.loads((out / "growth.json").read_text())
+    assert growth.keys() == {"a_organs", "b_organs"}
+
+
+def test_the_size_of_a_segmenter_is_told(run):
+    facts = describe_model([run], load_config())
+    assert facts["of them in experts"] > 0 and facts["FLOPs for one exam"] > 0
+
+
+def test_masks_that_are_empty_everywhere_are_refused_before_training(tmp_path):
+    pairs = {f"e{case}": (volume(case), block() * 0) for case in range(6)}
+    cohort = study_of(tmp_path, pairs, "e")
+    path = tmp_path / "e" / "study.yaml"
+    path.write_text(absolute_study(cohort.study))
+    with pytest.raises(UserError, match="e_organs"):
+        train([path], tmp_path / "run", PHASES[1:2])
