@@ -162,7 +162,7 @@ def predict(
     if as_json:
         _print_json({"exams": result.exams, "failed": result.failed, "withheld": result.withheld, "out": str(out)})
     elif not quiet:
-        _print(f"{result.exams} exams predicted; {out / 'predictions.csv'}")
+        _print(f"{result.exams} exams predicted; {result.written}")
     for exam, reason in result.failed.items():
         print(f"failed: {exam}: {reason}", file=sys.stderr)
     if result.failed:

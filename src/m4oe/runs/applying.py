@@ -23,9 +23,11 @@ from m4oe.study import load_study
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a prediction of many exams came to: how many, which failed and why, which tasks are not explained."""
+    """What a prediction of many exams came to: how many, where it is written, which failed and why, which tasks are
+    not explained."""
 
     exams: int
+    written: Path
     failed: Mapping[str, str] = field(default_factory=dict)
     withheld: Mapping[str, str] = field(default_factory=dict)
 
@@ -64,7 +66,8 @@ def predict_run(run: Path, sources: Sequence[str], out: Path, device: torch.devi
     dataset = all_rows(cohorts, artifact.schema, "")
     found = predicted(predictor_of(artifact, device), dataset, 32, out / "masks")
     write_tables(out, [found], artifact)
-    return Outcome(len(dataset) - len(found.failed), found.failed, artifact.withheld)
+    written = out / ("predictions.csv" if len(found.predictions) else "masks")
+    return Outcome(len(dataset) - len(found.failed), written, found.failed, artifact.withheld)
 
 
 def _make_folder(out: Path) -> None:

@@ -96,7 +96,7 @@ def finish_run(
     validation = predicted(predictor_of(artifact, device), rows_of(cohorts, splits, "validation", schema), size)
     training = survival_labels(cohorts, splits[splits["split"] == "train"], schema)
     scores = evaluate(validation.predictions, validation.cases, schema, training=training).get("validation", {})
-    artifact = replace(artifact, scores=scores, withheld=withheld_tasks(scores, schema))
+    artifact = replace(artifact, scores=scores, withheld={} if schema.plan else withheld_tasks(scores, schema))
     save_artifact(artifact, folder / "model")
     test = predicted(predictor_of(artifact, device), rows_of(cohorts, splits, "test", schema), size, folder / "masks")
     write_tables(folder, [validation, test], artifact)
