@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydicom.uid import (
@@ -15,10 +16,15 @@ from pydicom.uid import (
 from cohorts import study
 from dicoms import item, save
 from m4oe.data.check import check_studies
+from m4oe.data.dataset import ExamDataset
+from m4oe.data.intake import cohorts_from
 from m4oe.data.readers import read_mask, read_picture
 from m4oe.data.readers.dicom import facts_of
 from m4oe.data.readers.mammogram import MODIFIER_CODES, VIEW_CODES, breast_box
+from m4oe.data.table import load_cohort
 from m4oe.data.transforms import OUTSIDE, fit
+from m4oe.errors import UserError
+from m4oe.schema import Schema, Stream, TaskSpec
 
 RNG = np.random.default_rng(0)
 
@@ -219,6 +225,69 @@ def test_check_reports_notes_and_a_table_that_contradicts_the_file(tmp_path):
     assert len(burnt) == 1 and "row 2, column 'path'" in burnt[0] and "(and 2 more of 'cc')" in burnt[0]
     (contrary,) = [message for message in said if "the table says right and the file left" in message]
     assert "row 7" in contrary
+
+
+# ---- a side and a view that only the header tells
+
+
+BREASTS = {
+    name: {"column": name, "kind": "mammogram", "modality": name[:4], "laterality": "side"}
+    for name in ("ffdm_cc", "ffdm_mlo", "synthetic2d_cc", "synthetic2d_mlo")
+}
+LABEL = {"y": {"kind": "binary", "column": "y"}}
+
+
+def export(folder: Path) -> Path:
+    """As a scanner writes it: names that say nothing."""
+    number = 0
+    for side in "LR":
+        for view in ("CC", "MLO"):
+            for kinds in (["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY", "TOMOSYNTHESIS", "GENERATED_2D"]):
+                mammogram(folder / f"IM{number:04}", ImageLaterality=side, ViewPosition=view, ImageType=kinds)
+                number += 1
+    return folder
+
+
+def test_a_folder_of_raw_dicom_is_two_breasts_of_all_inputs(tmp_path):
+    trained = study(tmp_path, "exam,side,y\n", exam="exam", inputs=BREASTS, tasks=LABEL)
+    (cohort,) = cohorts_from([str(export(tmp_path / "patient"))], [trained])
+    assert sorted(cohort.exams) == ["patient_left", "patient_right"]
+    for name in BREASTS:
+        for exam, paths, side in zip(cohort.exams, cohort.paths[name], cohort.sides[name]):
+            told = facts_of(paths[0])
+            assert side == told.view.side == exam.rpartition("_")[2]
+            assert name == f"{'synthetic2d' if told.synthetic else 'ffdm'}_{told.view.view.lower()}"
+
+
+def test_an_exam_of_both_sides_is_not_parted(tmp_path):
+    names = [f"{side}_{view}" for side in ("left", "right") for view in ("cc", "mlo")]
+    shared = {"kind": "mammogram", "modality": "ffdm"}
+    inputs = {name: {"column": name, "laterality": name.partition("_")[0], **shared} for name in names}
+    trained = study(tmp_path, "exam,y\n", exam="exam", inputs=inputs, tasks=LABEL)
+    for n, (side, view) in enumerate((side, view) for side in "LR" for view in ("CC", "MLO")):
+        mammogram(tmp_path / "patient" / f"IM{n}", ImageLaterality=side, ViewPosition=view)
+    (cohort,) = cohorts_from([str(tmp_path / "patient")], [trained])
+    assert list(cohort.exams) == ["patient"] and all(paths[0] is not None for paths in cohort.paths.values())
+    assert cohort.sides["right_cc"][0] == "right" and cohort.sides["left_mlo"][0] == "left"
+
+
+def test_an_empty_cell_is_filled_by_the_header_and_the_breast_is_mirrored(tmp_path):
+    stream = Stream(name="cc", input="cc", modality="ffdm", kind="mammogram", form="image", channels=1, size=(64, 64),
+                    laterality="told")  # fmt: skip
+    task = TaskSpec(name="y", kind="binary", classes=("0", "1"), prior=(0.5,), weights=(1, 1))
+    inputs = {"cc": {"column": "path", "kind": "mammogram", "modality": "ffdm", "laterality": "side"}}
+    pixels = breast()
+    mammogram(tmp_path / "r.dcm", np.fliplr(pixels), ImageLaterality="R")
+    mammogram(tmp_path / "l.dcm", pixels, ImageLaterality="L")
+    mammogram(tmp_path / "n.dcm")
+    rows = "exam,path,side,y\na,r.dcm,,1\nb,l.dcm,L,0\nc,n.dcm,,0\n"
+    cohort = load_cohort(study(tmp_path, rows, exam="exam", inputs=inputs, tasks=LABEL))
+    table = pd.DataFrame({"study": "s", "exam": list("abc")})
+    samples = ExamDataset([cohort], table, Schema(streams=(stream,), tasks=(task,)))
+    right, left = (samples[n].inputs["cc"] for n in range(2))
+    assert (right - left).abs().mean() < 0.02 < 0.1 < (right.flip(-1) - left).abs().mean()  # a pixel's rounding apart
+    with pytest.raises(UserError, match="column 'side' is empty; write left or right"):
+        samples[2]
 
 
 # ---- the breast

@@ -79,7 +79,7 @@ def _look(cohort: Cohort, exam: int, name: str) -> Seen | Problem:
         picture = read_picture(cohort.paths[name][exam], source.kind)
     except UserError as error:
         return _problem(cohort, exam, source.paths[0], str(error))
-    values, told, file = picture.values, cohort.sides.get(name), picture.facts and picture.facts.view.side
+    values, told, file = picture.values, cohort.sides.get(name), picture.side
     contrary = told is not None and None not in (told[exam], file) and told[exam] != file
     notes = (*picture.notes, *([f"the table says {told[exam]} and the file {file}"] if contrary else []))
     digest = sha256(repr(values.shape).encode())

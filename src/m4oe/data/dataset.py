@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from m4oe.data.augmentation import Augmentation, sample_augmentation
-from m4oe.data.readers import read_picture
+from m4oe.data.readers import Picture, read_picture
 from m4oe.data.samples import Loaded, Sample, collate, exam_sample, fitted, fitted_mask
 from m4oe.data.table import Cohort
 from m4oe.data.variables import encode_variables
@@ -93,7 +93,7 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
         def load() -> Loaded:
             with located(cohort, place, f"input {stream.input!r}"):
                 picture = read_picture(cohort.paths[stream.input][place], stream.kind)
-                return fitted(picture, stream, mirrored=_is_right(cohort, place, stream.input))
+                return fitted(picture, stream, mirrored=_is_right(cohort, place, stream.input, picture))
 
         return self._cache.get((cohort.study.name, place, stream.name), load)
 
@@ -181,11 +181,14 @@ def _has(cohort: Cohort, place: int, stream: Stream) -> bool:
     return stream.input in cohort.modalities and cohort.modalities[stream.input][place] == stream.modality
 
 
-def _is_right(cohort: Cohort, place: int, name: str) -> bool:
-    """Whether the picture is to be mirrored. Raises UserError where its side should be known, and is not."""
+def _is_right(cohort: Cohort, place: int, name: str, picture: Picture) -> bool:
+    """Whether the picture is to be mirrored: by the table, else by the file's header.
+
+    Raises UserError where its side should be known, and neither tells it.
+    """
     if cohort.study.inputs[name].laterality is None:
         return False
-    side = cohort.sides[name][place]
+    side = cohort.sides[name][place] or picture.side
     if side is None:
         raise UserError(f"column {cohort.study.inputs[name].laterality!r} is empty; write left or right")
     return bool(side == "right")

@@ -5,8 +5,9 @@ Inputs are those of the studies that the model was trained on; labels are read w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ from m4oe.data.table import SIDES, Cohort, load_cohort
 from m4oe.errors import UserError, unknown
 from m4oe.study import Input, Study, load_study
 
+if TYPE_CHECKING:
+    from m4oe.data.readers.facts import Facts
+
 TABLES = (".csv", ".parquet")
 STUDIES = (".yaml", ".yml")
 
@@ -25,9 +29,9 @@ def cohorts_from(sources: Sequence[str], trained: Sequence[Study]) -> list[Cohor
     """The exams in `sources`, described as in the studies `trained`.
 
     A .yaml is a study of its own; a .csv or .parquet has the columns of a trained study's table; a folder holds the
-    files of one exam, or a folder for each exam, told apart by their names, or, where studies have one picture input, a
-    picture for each exam; input=file, repeated, is one exam (input@modality=file where studies use one name for
-    several modalities).
+    files of one exam, or a folder for each exam, told apart by their names, DICOM mammograms by their headers too, or,
+    where studies have one picture input, a picture for each exam; input=file, repeated, is one exam
+    (input@modality=file where studies use one name for several modalities).
     Raises UserError for a source that is none of these, and for a file that fits no input or two.
     """
     if not trained:
@@ -99,27 +103,49 @@ def _exams_in(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
     own = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     if folders and own:
         raise UserError(f"{folder}: holds both files and folders; give a folder of files, or one of exams' folders")
-    exams = {path.name: _matched(path, study) for path in folders or [folder]}
+    exams: dict[str, dict[str, Paths]] = {}
+    for path in folders or [folder]:
+        exams |= _matched(path, study)
     if not any(exams.values()):
         raise UserError(f"{folder}: no file in it is named like an input: {', '.join(pictures_of(study))}")
     return exams
 
 
-def _matched(folder: Path, study: Study) -> dict[str, Paths]:
-    found: dict[str, Paths] = {}
-    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-        names = [name for name, source in pictures_of(study).items() if _fits(path.name, name, source)]
+def _matched(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
+    """{exam: {input: file}}: the folder is one exam; FOLDER_left and FOLDER_right where it holds the DICOM mammograms
+    of both sides, and an exam of the study is of one side, which its table tells."""
+    facts = {path: _facts(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    one_side = any(one.laterality and one.laterality.lower() not in SIDES for one in pictures_of(study).values())
+    parted = one_side and {"left", "right"} <= {told.view.side for told in facts.values() if told is not None}
+    found: dict[str, dict[str, Paths]] = {folder.name: {}}
+    for path, told in facts.items():
+        words = words_of(path.name) | (told.words if told is not None else set())
+        names = [name for name, source in pictures_of(study).items() if _fits(words, name, source)]
+        exam = f"{folder.name}_{told.view.side}" if parted and told and told.view.side else folder.name
+        given = found.setdefault(exam, {})
         if len(names) > 1:
             raise UserError(f"{path}: the name fits several inputs ({', '.join(names)}); name files after their input")
-        if names and names[0] in found:
-            raise UserError(f"{path} and {found[names[0]][0]}: two files for the input {names[0]!r} of one exam")
-        found |= {name: (str(path.resolve()),) for name in names}
+        if names and names[0] in given:
+            raise UserError(f"{path} and {given[names[0]][0]}: two files for the input {names[0]!r} of one exam")
+        given |= {name: (str(path.resolve()),) for name in names}
     return found
 
 
-def _fits(file: str, name: str, source: Input) -> bool:
-    """Whether all words of the input's name, or else all values of its `where`, are words of the file's name."""
-    words = words_of(file)
+def _facts(path: Path) -> Facts | None:
+    """What the header of a DICOM file says; None of any other file, and of one that cannot be read, which is told
+    when its pixels are."""
+    from m4oe.data.readers import dicom
+
+    if not path.is_file() or not dicom.is_dicom(path):
+        return None
+    try:
+        return dicom.facts_of(path)
+    except UserError:
+        return None
+
+
+def _fits(words: Set[str], name: str, source: Input) -> bool:
+    """Whether all words of the input's name, or else all values of its `where`, are among the `words` of a file."""
     told = [str(value) for value in source.where.values()]
     return words_of(name) <= words or (bool(told) and all(words_of(value) <= words for value in told))
 
@@ -149,11 +175,13 @@ def _cohort_of_files(study: Study, exams: Mapping[str, Mapping[str, Paths]]) -> 
 
 
 def _side(source: Input, path: tuple[str, ...]) -> str | None:
-    """Which side a picture shows, by the study or by a word of the file's name. Raises UserError where neither says:
-    a picture mirrored by guess would be a silently wrong one."""
+    """Which side a picture shows, by the study or by a word of the file's name, else by its header. Raises UserError
+    where none says: a picture mirrored by guess would be a silently wrong one."""
     if source.laterality is None:
         return None
     said = {SIDES[word] for word in (words_of(Path(path[0]).name) | {source.laterality.lower()}) & SIDES.keys()}
+    if not said and (facts := _facts(Path(path[0]))) is not None and facts.view.side is not None:
+        return facts.view.side
     if len(said) != 1:
         raise UserError(f"{path[0]}: left or right? Write the side into the file's name, or give a table with it")
     return said.pop()

@@ -107,7 +107,7 @@ def exam_sample(inputs: Mapping[str, Any], schema: Schema, sides: Mapping[str, s
 
     A picture is a path, a list of paths (channels) or an array; plain variables are a mapping, of which any may be
     left out. An input whose modality differs from exam to exam is named with it: "scan@t1". sides: {input: "left" or
-    "right"} of pictures for which the study has a laterality.
+    "right"} of pictures for which the study has a laterality, and whose files do not tell it themselves.
     Raises UserError for an unknown name, for a side that is not told, and for what cannot be read.
     """
     found = {stream_named(name, schema): value for name, value in inputs.items()}
@@ -117,7 +117,7 @@ def exam_sample(inputs: Mapping[str, Any], schema: Schema, sides: Mapping[str, s
         raise UserError("an exam needs one input at least")
     vectors = {s.name: _given_vector(s, value) for s, value in found.items() if s.form == "vector"}
     pictures = {
-        s.name: fitted(given_picture(s, value), s, mirrored=_is_right(s, sides or {}))
+        s.name: fitted(picture := given_picture(s, value), s, mirrored=_is_right(s, sides or {}, picture))
         for s, value in found.items()
         if s.form != "vector"
     }
@@ -140,10 +140,10 @@ def stream_named(name: str, schema: Schema) -> Stream:
     raise unknown("input", name, streams)
 
 
-def _is_right(stream: Stream, sides: Mapping[str, str]) -> bool:
+def _is_right(stream: Stream, sides: Mapping[str, str], picture: Picture) -> bool:
     if stream.laterality != "told":
         return stream.laterality == "right"
-    side = sides.get(stream.name, sides.get(stream.input))
+    side = sides.get(stream.name, sides.get(stream.input)) or picture.side
     if side not in ("left", "right"):
         raise UserError(f"input {stream.name!r}: which side is it? sides={{{stream.name!r}: 'left'}}, or 'right'")
     return side == "right"

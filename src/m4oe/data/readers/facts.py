@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -40,6 +41,7 @@ INTENT_OF_CLASS: Mapping[str, Literal["presentation", "processing"]] = {
 }
 # JPEG 2000 and the others lose nothing under some transfer syntaxes; under these they may, or do.
 LOSSY = (".4.50", ".4.51", ".4.81", ".4.91", ".4.203")
+MADE_FROM_TOMOSYNTHESIS = re.compile(r"C-?VIEW|S2D|SYNTHETIC|SYNTHESI[SZ]ED|INSIGHT ?2D|V-?PREVIEW")
 MAMMOGRAPHY = (
     "1.2.840.10008.5.1.4.1.1.1.2",
     "1.2.840.10008.5.1.4.1.1.1.2.1",
@@ -54,7 +56,8 @@ class Facts:
     """modality: a value of Modality (C.7.3.1.1.1) if it is a known one · intent: whether a projection is ready to be
     seen (presentation) or raw (processing), None where not told · view: side and view of a breast, where told · lossy:
     compressed with loss · burnt_in: text stands in the pixels, None where not told · implant: in the breast, None
-    where not told · mammography: the object's class is one of mammography · patient: a hash, only with a salt.
+    where not told · mammography: the object's class is one of mammography · synthetic: computed from a tomosynthesis ·
+    patient: a hash, only with a salt.
     """
 
     modality: str | None = None
@@ -64,7 +67,16 @@ class Facts:
     burnt_in: bool | None = None
     implant: bool | None = None
     mammography: bool = False
+    synthetic: bool = False
     patient: str | None = None
+
+    @property
+    def words(self) -> frozenset[str]:
+        """What a mammogram is, as words by which an input may be named: ffdm or synthetic2d, cc, left. Else none."""
+        if self.modality != "MG" and not self.mammography:
+            return frozenset()
+        form = "synthetic2d" if self.synthetic else "ffdm"
+        return frozenset(word.lower() for word in (form, self.view.side, self.view.view) if word)
 
     def notes(self, kind: str) -> tuple[str, ...]:
         """What one should know who takes this picture for an input of `kind`; one sentence each."""
@@ -84,6 +96,7 @@ def facts_in(dataset: Any, salt: str | None = None) -> Facts:
         burnt_in=_yes(dataset, "BurnedInAnnotation"),
         implant=_yes(dataset, "BreastImplantPresent"),
         mammography=uid in MAMMOGRAPHY,
+        synthetic=_synthetic(dataset),
         patient=pseudonym(patient, salt) if salt is not None and patient else None,
     )
 
@@ -116,6 +129,15 @@ def _lossy(dataset: Any) -> bool:
     """Whether the pixels went through a compression that changes them."""
     syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
     return syntax.endswith(LOSSY) or str(dataset.get("LossyImageCompression", "")) == "01"
+
+
+def _synthetic(dataset: Any) -> bool:
+    """By ImageType (C.8.11.7.1.4), else by the names that makers give it."""
+    kinds = dataset.get("ImageType") or ()
+    described = re.search(
+        r"C-?VIEW|S2D|SYNTHETIC|SYNTHESI[SZ]ED|INSIGHT ?2D|V-?PREVIEW", text(dataset, "SeriesDescription")
+    )
+    return "GENERATED_2D" in map(str, [kinds] if isinstance(kinds, str) else kinds) or described is not None
 
 
 def _yes(tags: Any, keyword: str) -> bool | None:

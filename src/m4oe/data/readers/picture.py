@@ -103,6 +103,11 @@ class Picture:
     notes: tuple[str, ...] = ()
 
     @property
+    def side(self) -> str | None:
+        """Which breast it shows, where the file's header tells: "left" or "right"."""
+        return self.facts.view.side if self.facts is not None else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(H, W) or (D, H, W)."""
         return self.values.shape[1:]
