@@ -30,6 +30,14 @@ from small_runs import trained
 NAMES = tuple(SOURCES)
 STUDIES = {"amos22": ("amos22-ct", "amos22-mr")}
 UNDISTURBED = "gamma"  # the twin on which runs are stopped and shared: 25 chunks, some of which convert
+SMALL_SEGMENTER = (
+    "model.segmenter.size=[16, 16]",
+    "model.segmenter.width=12",
+    "model.segmenter.depths=[1, 1]",
+    "model.segmenter.heads=[1, 2]",
+    "model.segmenter.window=4",
+    "train.slices_per_epoch=16",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,6 +103,15 @@ def test_breasts_of_two_releases_share_density_in_one_run(place, tmp_path):
     paths = [place(name)[1] / f"{name}.yaml" for name in ("rsna", "vindr")]
     run = trained(paths, tmp_path / "run", "train.max_epochs=1")
     assert {"density", "cancer"} <= set(json.loads((run / "metrics.json").read_text())["test"])
+
+
+@pytest.mark.slow
+def test_prepared_volumes_train_one_segmenter(place, tmp_path):
+    """CT, MR and contrast-enhanced MR with three label sets, as published: one model, a score for each task."""
+    paths = [path for name in ("flare22", "amos22", "atlas23") for path in studies(name, place(name)[1])]
+    run = trained(paths, tmp_path / "run", "train.max_epochs=1", *SMALL_SEGMENTER)
+    tasks = {"flare_organs", "amos_organs", "atlas_liver"}
+    assert set(json.loads((run / "metrics.json").read_text())["test"]) == tasks and len(paths) == 4
 
 
 def test_nothing_is_written_into_the_release(tmp_path):
