@@ -140,6 +140,18 @@ def test_a_run_grows_by_a_modality_and_says_what_that_did_to_the_old(run, tmp_pa
     assert growth.keys() == {"a_organs", "b_organs"}
 
 
+def test_experts_start_as_copies_of_a_dense_run(run, studies, tmp_path):
+    dense = train(studies, tmp_path / "dense", [{"name": "train"}], "model.segmenter.experts=none")
+    assert not [name for name, _ in load_artifact(dense).network.named_parameters() if ".gate." in name]
+    phases = [{"name": "specialise", "routing": "modality", "learning_rate": 1e-12}]
+    out = train(studies, tmp_path / "run", phases, f"model.segmenter.start={dense}")
+    told = json.loads((out / "start.json").read_text())
+    assert len(told["loaded"]) > 20 and all(name.startswith("head") for name in told["left_over"])
+    weight = load_artifact(out).network.get_parameter("network.encoder.0.0.ffn.experts.weight_in")
+    old = load_artifact(dense).network.get_parameter("network.encoder.0.0.ffn.experts.weight_in")
+    assert len(weight) == 2 and torch.allclose(weight, old.expand_as(weight), atol=1e-6)
+
+
 def test_the_size_of_a_segmenter_is_told(run):
     facts = describe_model([run], load_config())
     assert facts["of them in experts"] > 0 and facts["FLOPs for one exam"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from m4oe.artifact import load_artifact, load_weights, save_weights
+from m4oe.artifact import load_artifact, load_weights, save_weights, write_text
 from m4oe.config import Config, Phase
 from m4oe.errors import UserError
-from m4oe.nets.build import build_model
+from m4oe.nets.build import build_model, start
 from m4oe.train.fitting import fit_phase
 from m4oe.train.growth import freeze_grown, load_grown
 from m4oe.train.loading import Fold
@@ -37,12 +38,22 @@ def fit(fold: Fold, config: Config, out: Path, device: torch.device, *, progress
             continue
         if previous is not None:
             load_previous(network, previous, phase)
+        elif config.model.kind == "segmenter":
+            _start(network, config, phase, out)
         kept = _grow(network, phase)
         freeze(network, phase)
         network = fit_phase(network, phase, fold, config, out, device, progress=progress, undecayed=kept)
         save_weights(network, finished)
     assert network is not None
     return network.eval()
+
+
+def _start(network: nn.Module, config: Config, phase: Phase, out: Path) -> None:
+    """Loads the dense weights that the config names, if any; start.json says what was loaded and what was left over."""
+    report = start(network, config.model, phase.fresh)
+    if report is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "start.json", json.dumps(report._asdict(), indent=1))
 
 
 def _grow(network: nn.Module, phase: Phase) -> set[str]:
