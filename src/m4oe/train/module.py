@@ -131,7 +131,7 @@ class Training(pl.LightningModule):
                 ([name for name in used if name in heads], 0.0, HEAD_PACE),
             )
         ]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate)
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"phase": self.phase, "elapsed": self.schedule.elapsed()}
