@@ -216,7 +216,7 @@ def test_a_file_that_kills_its_process_is_found_out(tmp_path, monkeypatch):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pictures, "_use", deadly)
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
-    chunks = cut([Job(f"picture {number}", "ct") for number in range(100)])
+    chunks = cut([Job(f"picture {number}", "photo") for number in range(100)])
     seen: list[tuple[int, int]] = []
     look(chunks[1:], tmp_path, 2, lambda done, total: seen.append((done, total)))
     found = chunks[1].problems(tmp_path)
@@ -266,6 +266,20 @@ def test_a_changed_slice_or_a_lost_volume_is_done_again(tmp_path):
     assert volume.read_bytes() == content
 
 
+def test_volumes_are_recorded_more_often_than_images():
+    jobs = (
+        [Job(f"{n}", "photo") for n in range(65)] + [Job("m", values=(0, 1))] + [Job(f"v{n}", "mr") for n in range(4)]
+    )
+    chunks = cut([*jobs, Job("s", "oct", target="s.npz")])
+    assert [[job.path for job in chunk.jobs] for chunk in chunks] == [
+        ["s"],
+        ["m", "v0", "v1", "v2"],
+        ["v3"],
+        [str(n) for n in range(64)],
+        ["64"],
+    ]
+
+
 def test_few_chunks_wait_however_many_there_are(tmp_path, monkeypatch):
     """Memory does not grow with the release: what is under way is bounded."""
     waiting: list[int] = []
@@ -274,7 +288,7 @@ def test_few_chunks_wait_however_many_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_use", lambda job, out: None)
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
-    look(cut([Job(f"{number}", "ct") for number in range(3000)]), tmp_path, 2)
+    look(cut([Job(f"{number}", "photo") for number in range(3000)]), tmp_path, 2)
     assert max(waiting) == 8 and len(waiting) > 8
 
 

@@ -209,7 +209,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:  # typer's way to end, an interruption included
         if end.code == 130:
-            print("stopped; the same command goes on from the last epoch", file=sys.stderr)
+            print("stopped; the same command goes on from its last record", file=sys.stderr)
         raise
 
 

@@ -25,7 +25,7 @@ from m4oe.data.sources.whole import write_whole
 from m4oe.errors import UserError
 
 Progress = Callable[[int, int], None]
-CHUNK = 64  # pictures looked at between two records
+IMAGES, VOLUMES = 64, 4  # looked at between two records: less than a minute's work
 WAITING = 4  # chunks that wait for each process: few, so that memory does not grow with the release
 SECONDS = 300  # for one file; whatever takes longer hangs
 VERSION = 1
@@ -68,10 +68,18 @@ class Chunk:
 
 
 def cut(jobs: Sequence[Job]) -> list[Chunk]:
-    """Chunks of jobs in order; what is converted is a chunk by itself, since it takes long."""
-    looks, stacks = [job for job in jobs if not job.target], [job for job in jobs if job.target]
-    groups = [tuple(looks[start : start + CHUNK]) for start in range(0, len(looks), CHUNK)]
-    return [Chunk(group, _digest(group)) for group in (*groups, *((job,) for job in stacks))]
+    """Chunks of jobs in order, those of one size together; what is converted is a chunk by itself."""
+    by_size = {size: [job for job in jobs if _chunk_size(job) == size] for size in sorted(set(map(_chunk_size, jobs)))}
+    groups = [
+        tuple(alike[start : start + size]) for size, alike in by_size.items() for start in range(0, len(alike), size)
+    ]
+    return [Chunk(group, _digest(group)) for group in groups]
+
+
+def _chunk_size(job: Job) -> int:
+    if job.target:
+        return 1
+    return IMAGES if job.kind in ("mammogram", "xray", "photo", "pathology") else VOLUMES
 
 
 def _digest(jobs: Sequence[Job]) -> str:

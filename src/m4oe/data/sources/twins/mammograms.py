@@ -27,8 +27,10 @@ def write_mammogram(
     suspicious: bool = False,
     synthetic: bool = False,
     inverted: bool = False,
+    packed: bool = False,
 ) -> None:
-    """Writes one picture; `number` seeds what is drawn and makes its ids. inverted: stored as MONOCHROME1."""
+    """Writes one picture; `number` seeds what is drawn and makes its ids. inverted: stored as MONOCHROME1 · packed: as
+    JPEG 2000, without loss."""
     rng = np.random.default_rng([7, number])
     look = mammogram.Look("mlo" if view in OBLIQUE else "cc", synthetic, SHARES[density], 0.5, suspicious, None)
     drawn = mammogram.draw(rng, mammogram.draw_shape(rng), look, *SIZE)
@@ -36,7 +38,10 @@ def write_mammogram(
     pixels = pixels[:, ::-1] if side == "R" else pixels
     pixels = 2**BITS - 1 - pixels if inverted else pixels
     path.parent.mkdir(parents=True, exist_ok=True)
-    _dataset(pixels, number, side, view, patient, inverted, synthetic).save_as(path, enforce_file_format=True)
+    dataset = _dataset(pixels, number, side, view, patient, inverted, synthetic)
+    if packed:
+        dataset.compress("1.2.840.10008.1.2.4.90", pixels.copy(), generate_instance_uid=False)
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def _dataset(

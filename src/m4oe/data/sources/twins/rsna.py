@@ -1,4 +1,5 @@
-"""The twin of RSNA 2022: one site without BI-RADS and density, follow-up as a class, unusual and repeated views."""
+"""The twin of RSNA 2022: one site without BI-RADS and density, follow-up as a class, unusual and repeated views, and
+some pictures inverted, some packed as JPEG 2000, as there."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ def _patient(folder: Path, patient: int, part: str = "train") -> Iterator[dict[s
     for place, (side, view) in enumerate(_views(patient)):
         number = 1000 + 10 * patient + place
         path = folder / f"{part}_images" / str(10000 + patient) / f"{number}.dcm"
-        suspicious, inverted = bool(cancer[side]), patient % 2 == 1
-        write_mammogram(path, number, side=side, view=view, density=density, suspicious=suspicious, inverted=inverted)
+        looks = {"suspicious": bool(cancer[side]), "inverted": patient % 2 == 1, "packed": patient == 3}
+        write_mammogram(path, number, side=side, view=view, density=density, **looks)
         yield {
             "site_id": site,
             "patient_id": 10000 + patient,
