@@ -218,3 +218,38 @@ def test_two_thousand_damaged_files(tmp_path, capfd, caplog):
     outcomes = fuzzed(tmp_path, range(MUTATIONS))
     assert outcomes.total() == MUTATIONS and min(outcomes["picture"], outcomes["message"]) > MUTATIONS / 10
     assert capfd.readouterr() == ("", "") and caplog.text == ""
+
+
+# What comes out of each real file that is no picture; every other one is one. The counts are of the folders.
+NO_PICTURE = {
+    "dicom_samples": {
+        "highdicom__seg_image_ct_binary.dcm": "a segmentation", "pydicom__liver_1frame.dcm": "a segmentation",
+        "pydicomdata__liver_deflate.dcm": "a segmentation", "pydicom__rtdose.dcm": "a dose",
+        "nibabel__decimal_rescale.dcm": "a constant image",
+    },
+    "odd_files": {
+        "DICOMSamples__CT_Implicit_Little_Headless_Retired.dcm": "too old a file", "fo-dicom__GH1146.dcm": "cut short",
+        "fo-dicom__GH177_D_CLUNIE_CT1_IVRLE_BigEndian_undefined_length.dcm": "damaged",
+        "fo-dicom__GH220.dcm": "no rows of pixels", "fo-dicom__GH487.dcm": "no rows of pixels",
+        "nibabel__analyze.hdr": "not a picture", "nibabel__minc1_1_scale.mnc": "not a picture",
+        "nibabel__nifti1.hdr": "not a picture", "nibabel__phantom_truncated.PAR": "not a picture",
+        "nibabel__siemens_dwi_0.dcm.gz": "unpack it", "pydicom__ExplVR_LitEndNoMeta.dcm": "a plan",
+        "pydicom__UN_sequence.dcm": "no rows of pixels", "pydicom__empty_charset_LEI.dcm": "no rows of pixels",
+        "pydicom__no_meta_group_length.dcm": "no rows of pixels",
+        "pydicom__reportsi_with_empty_number_tags.dcm": "a report", "pydicom__rtstruct.dcm": "contours",
+        "pydicom__test-SR.dcm": "a report",
+        "pydicomdata__emri_small_jpeg_2k_lossless_too_short.dcm": "no rows of pixels",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("dicom_samples", 35), ("odd_files", 9)])
+def test_every_real_file_is_a_picture_or_the_message_that_it_should_be(real_data, name, pictures):
+    files = [path for path in sorted(real_data(name).iterdir()) if path.suffix not in (".md", ".csv")]
+    for path in files:
+        if path.name not in NO_PICTURE[name]:
+            assert outcome(path) == "picture", path
+            continue
+        with pytest.raises(UserError, match=NO_PICTURE[name][path.name]):
+            read_picture((str(path),), "other")
+    assert len(files) == pictures + len(NO_PICTURE[name])
