@@ -14,6 +14,8 @@ from m4oe.data.readers.picture import check_size
 from m4oe.errors import UserError
 
 MOST_INFLATED = 2**30
+MOST_META = 2**16
+META_START = 144  # what the length of the file's own header counts from (PS3.10 7.1)
 KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DEFLATED = "1.2.840.10008.1.2.1.99"
 RLE = "1.2.840.10008.1.2.5"
@@ -103,15 +105,13 @@ def count(dataset: Any) -> int:
 
 
 def check_inflation(path: Path) -> None:
-    """Raises UserError for a deflated file that unpacks to more than MOST_INFLATED bytes; reads none of it else."""
-    from pydicom.filereader import _read_file_meta_info as read_meta
-    from pydicom.filereader import read_preamble
+    """Raises UserError for a deflated file that unpacks to more than MOST_INFLATED bytes, which pydicom would do."""
+    from pydicom.filereader import read_file_meta_info
 
     with path.open("rb") as file:
-        if read_preamble(file, force=True) is None:
+        if DEFLATED.encode() not in file.read(MOST_META) or read_file_meta_info(path).TransferSyntaxUID != DEFLATED:
             return
-        if str(read_meta(file).get("TransferSyntaxUID", "")) != DEFLATED:
-            return
+        file.seek(META_START + int(read_file_meta_info(path).FileMetaInformationGroupLength))
         inflate, left = zlib.decompressobj(-zlib.MAX_WBITS), MOST_INFLATED
         data = file.read(2**16)
         while data and left > 0:
