@@ -133,6 +133,13 @@ class Training(pl.LightningModule):
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, fused=True)
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, **how: object
+    ) -> None:
+        """By the norm. Lightning refuses a fused optimiser here, on account of float16's scaler, which we never use."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint |= {"phase": self.phase, "elapsed": self.schedule.elapsed()}
 
