@@ -94,6 +94,62 @@ def test_another_folder_is_refused_with_what_was_expected_and_found(name, tmp_pa
     assert str(tmp_path) in said and "expected" in said and "beach.jpg, holiday" in said and "\n" not in said
 
 
+TABLES = {
+    "embed": ("tables/EMBED_OpenData_metadata.csv", "tables/EMBED_OpenData_clinical.csv"),
+    "rsna": ("train.csv", "test.csv"),
+    "vindr": ("breast-level_annotations.csv",),
+    "gamma": (
+        "Glaucoma_grading/training/glaucoma_grading_training_GT.xlsx",
+        "Fovea_localization/training/fovea_localization_training_GT.xlsx",
+    ),
+    "amos22": ("amos22/dataset.json",),
+}
+
+
+@pytest.mark.parametrize(("name", "table"), [(name, table) for name, tables in TABLES.items() for table in tables])
+def test_a_damaged_table_is_read_or_refused(raw, name, table, tmp_path):
+    """Bytes cut off, changed, taken out and put in: a release or one line, never a traceback."""
+    path = _copied(raw(name), tmp_path / name, table)
+    good, rng = path.read_bytes(), np.random.default_rng(29)
+    outcomes = []
+    for number in range(15):
+        path.write_bytes(_mutated(good, rng, number % 5))
+        try:
+            SOURCES[name].read(tmp_path / name)
+            outcomes.append("read")
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcomes.append("refused")
+    assert len(outcomes) == 15 and (name == "amos22" or "refused" in outcomes)
+
+
+def _copied(source: Path, to: Path, table: str) -> Path:
+    """A folder of links to the release in which `table` alone is a file of its own."""
+    for file in source.rglob("*"):
+        if not file.is_dir():
+            place = to / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(file)
+    content = (to / table).read_bytes()
+    (to / table).unlink()
+    (to / table).write_bytes(content)
+    return to / table
+
+
+def _mutated(good: bytes, rng: np.random.Generator, how: int) -> bytes:
+    content, (first, second) = bytearray(good), sorted(rng.integers(0, len(good), 2))
+    if how == 0:
+        return bytes(content[:second])
+    if how == 1:
+        for place in rng.integers(0, len(good), 5):
+            content[place] = rng.integers(0, 256)
+    elif how == 2:
+        del content[first : min(second, first + 200)]
+    else:
+        content[first:first] = rng.bytes(20) if how == 3 else rng.choice([b'"', b"\n", b",", b",,\n", b"\0", b"1e5"])
+    return bytes(content)
+
+
 def test_sources_bring_no_torch():
     code = "import m4oe.data.sources.twins, m4oe.data.sources, sys; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
@@ -361,6 +417,31 @@ def test_masks_hold_every_class_and_lie_on_their_scans(raw, table, name):
 # ---- finding files, reading tables
 
 
+def test_every_study_and_task_is_on_the_page(raw, repository):
+    page = (repository / "docs" / "sources.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        for study in SOURCES[name].read(raw(name)).studies:
+            named = {f"{study.name}.yaml", *study.facts["tasks"], *study.facts["inputs"]}
+            assert {word for word in named if f"`{word}`" not in page} == set()
+
+
+def test_a_row_with_more_cells_than_the_header_is_refused(raw, tmp_path):
+    """Taken as it is, it would move every cell by one."""
+    path = _copied(raw("rsna"), tmp_path / "rsna", "test.csv")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *(f"{line},0" for line in lines[1:])]))
+    with pytest.raises(UserError, match=r"test\.csv: row 2 has 10 cells, and the header has 9"):
+        SOURCES["rsna"].read(tmp_path / "rsna")
+
+
+def test_embed_cohorts_may_lie_in_the_folder_itself(raw, table, tmp_path):
+    (tmp_path / "tables").symlink_to(raw("embed") / "tables")
+    for cohort in ("cohort_1", "cohort_2"):
+        (tmp_path / cohort).symlink_to(raw("embed") / "images" / cohort)
+    (study,) = SOURCES["embed"].read(tmp_path).studies
+    assert (study.table["ffdm_cc"].str.split("/").str[0].isin(["", "cohort_1", "cohort_2"])).all()
+
+
 def test_the_least_deep_of_several_is_found(tmp_path):
     for folder in ("b/c/tables", "z", "a"):
         (tmp_path / folder).mkdir(parents=True)
@@ -379,7 +460,8 @@ def test_cells_are_text_without_point_zero(tmp_path):
 
 def test_a_spreadsheet_is_read_as_it_was_written(tmp_path):
     write_sheet(tmp_path / "t.xlsx", [("data", "a & b"), (1, "<x>"), (2.5, "y")])
-    assert read_sheet(tmp_path / "t.xlsx").to_dict("list") == {"data": ["1", "2.5"], "a & b": ["<x>", "y"]}
+    read = read_sheet(tmp_path / "t.xlsx")
+    assert read.arrow.to_pydict() == {"data": ["1", "2.5"], "a & b": ["<x>", "y"]} and read.lines.tolist() == [2, 3]
 
 
 def test_a_damaged_spreadsheet_is_refused(tmp_path):

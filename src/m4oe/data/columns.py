@@ -180,7 +180,7 @@ def _complaint(path: Path, error: str) -> str:
 
 def _ragged_row(path: Path, expected: int) -> str:
     _, separator = _header(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         for number, row in enumerate(csv.reader(file, delimiter=separator), start=1):
             if row and len(row) != expected:
                 return f"row {number} has {len(row)} cells, and the header has {expected}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from m4oe.data.columns import WHOLE_NUMBER
+from m4oe.data.columns import read_table
 from m4oe.data.sources.spreadsheet import read_sheet
 from m4oe.errors import UserError
 
@@ -63,13 +65,13 @@ def read_columns(path: Path, needed: Mapping[str, Sequence[str]], optional: Iter
     are taken where they are there, and are empty where not. The index is the line in the file, the header being 1.
     Raises UserError for a table that is none, and for a needed column that it has under no known name.
     """
-    header = _header(path)
-    chosen = {column: _called(path, header, names) for column, names in needed.items()}
-    wanted = [*chosen.values(), *(name for name in optional if name in header)]
-    table = _read(path, wanted).rename(columns={theirs: ours for ours, theirs in chosen.items()})
-    table = table.apply(lambda cells: cells.str.strip().str.replace(WHOLE_NUMBER, r"\1", regex=True))
-    table.index += 2
-    return table.reindex(columns=[*needed, *optional], fill_value="")
+    known = {*chain.from_iterable(needed.values()), *optional}
+    table = read_sheet(path) if path.suffix.lower() == ".xlsx" else read_table(path, known)
+    theirs = {ours: _called(path, table.header, names) for ours, names in needed.items()}
+    theirs |= {name: name for name in optional if name in table.columns}
+    rows = np.arange(len(table.lines))
+    cells = {ours: table.cells(name)[rows] for ours, name in theirs.items()}
+    return pd.DataFrame(cells, table.lines, dtype=str).reindex(columns=[*needed, *optional], fill_value="")
 
 
 def _called(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
@@ -77,20 +79,6 @@ def _called(path: Path, header: Sequence[str], names: Sequence[str]) -> str:
         if name in header:
             return name
     raise UserError(f"{path}: no column {' or '.join(map(repr, names))}; its columns are {', '.join(header[:40])}")
-
-
-def _header(path: Path) -> list[str]:
-    return [str(name) for name in _read(path, None, rows=0).columns]
-
-
-def _read(path: Path, columns: list[str] | None, rows: int | None = None) -> pd.DataFrame:
-    if path.suffix.lower() == ".xlsx":
-        table = read_sheet(path)
-        return table if columns is None else table[columns]
-    try:
-        return pd.read_csv(path, usecols=columns, nrows=rows, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not readable as a table ({str(error).splitlines()[0]}); copy it again") from None
 
 
 def number_in(name: str) -> int:

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
 
+from m4oe.data.columns import Table
 from m4oe.errors import UserError
 
 SPACE = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 MOST_BYTES = 64 * 2**20
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ElementTree.ParseError,
+    IndexError,
+    KeyError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+)
 
 
-def read_sheet(path: Path) -> pd.DataFrame:
-    """Cells of the first sheet as text, empty where missing; its first row names the columns.
+def read_sheet(path: Path) -> Table:
+    """The first sheet as a table of text, empty where missing; its first row names the columns.
 
     Raises UserError for a file that is none, or is implausibly large.
     """
@@ -26,13 +40,14 @@ def read_sheet(path: Path) -> pd.DataFrame:
             sheets = sorted(name for name in archive.namelist() if re.fullmatch(r"xl/worksheets/sheet\d+\.xml", name))
             shared = [_text(item) for item in _children(archive, "xl/sharedStrings.xml", f"{SPACE}si")]
             rows = [dict(_cells(row, shared)) for row in _children(archive, sheets[0], f"{SPACE}row")]
-    except (zipfile.BadZipFile, ElementTree.ParseError, IndexError, KeyError, ValueError):
+    except UNREADABLE:
         raise UserError(f"{path}: not readable as a spreadsheet; save it as CSV of the same name") from None
-    filled = [row for row in rows if any(row.values())]
-    if not filled:
-        raise UserError(f"{path}: an empty spreadsheet")
-    names = {place: name for place, name in filled[0].items() if name}
-    return pd.DataFrame([{name: row.get(place, "") for place, name in names.items()} for row in filled[1:]], dtype=str)
+    lines = np.array([line for line, row in enumerate(rows, start=1) if any(row.values())])
+    if len(lines) < 2:
+        raise UserError(f"{path}: a spreadsheet without rows")
+    names = {place: name for place, name in rows[lines[0] - 1].items() if name}
+    columns = {name: [rows[line - 1].get(place, "") for line in lines[1:]] for place, name in names.items()}
+    return Table(path, list(columns), pa.table(columns), lines[1:])
 
 
 def _children(archive: zipfile.ZipFile, member: str, tag: str) -> Iterator[ElementTree.Element]:
@@ -47,7 +62,7 @@ def _cells(row: ElementTree.Element, shared: list[str]) -> Iterator[tuple[str, s
     """(column letters, text) of each cell: a number, an index of shared strings, or a string of its own."""
     for cell in row.iter(f"{SPACE}c"):
         text = _text(cell)
-        yield re.sub(r"\d", "", cell.get("r", "")), shared[int(text)] if cell.get("t") == "s" else text
+        yield re.sub(r"\d", "", cell.get("r", "")), (shared[int(text)] if cell.get("t") == "s" else text).strip()
 
 
 def _text(element: ElementTree.Element) -> str:

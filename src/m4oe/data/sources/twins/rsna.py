@@ -35,8 +35,10 @@ def _patient(folder: Path, patient: int, part: str = "train") -> Iterator[dict[s
     for place, (side, view) in enumerate(_views(patient)):
         number = 1000 + 10 * patient + place
         path = folder / f"{part}_images" / str(10000 + patient) / f"{number}.dcm"
-        looks = {"suspicious": bool(cancer[side]), "inverted": patient % 2 == 1, "packed": patient == 3}
-        write_mammogram(path, number, side=side, view=view, density=density, **looks)
+        suspicious, inverted, packed = bool(cancer[side]), patient % 2 == 1, patient == 3
+        write_mammogram(
+            path, number, side=side, view=view, density=density, suspicious=suspicious, inverted=inverted, packed=packed
+        )
         yield {
             "site_id": site,
             "patient_id": 10000 + patient,
