@@ -228,6 +228,21 @@ def test_a_file_that_kills_its_process_is_found_out(tmp_path, monkeypatch):
     assert seen[0] == (0, 36) and seen[-1] == (36, 36)
 
 
+def test_a_file_that_may_not_be_read_is_listed_and_a_full_disk_is_not_its_fault(tmp_path, monkeypatch):
+    def use(job: Job, out: Path) -> None:
+        raise OSError(*{"locked": (13, "Permission denied"), "late": (28, "No space left on device")}[job.path])
+
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(pictures, "_use", use)
+    monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
+    locked, late = cut([Job("locked", "photo")]), cut([Job("late", "photo")])
+    look(locked, tmp_path, 1)
+    assert locked[0].problems(tmp_path) == {"locked": "locked: Permission denied"}
+    with pytest.raises(OSError, match="No space left"):
+        look(late, tmp_path, 1)
+    assert not late[0].record(tmp_path).exists()
+
+
 def test_a_file_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "SECONDS", 1)
     monkeypatch.setattr(pictures, "_use", lambda job, out: signal.pause())
@@ -309,6 +324,9 @@ def test_mistakes_are_told_before_anything_is_written(place, tmp_path):
         with pytest.raises(UserError, match="write i/n"):
             prepare("atlas23", raw, tmp_path / "out", part=part)
     assert not (tmp_path / "out").exists() and not (raw / "deep").exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"file: cannot be written to \(Not a directory\)"):
+        prepare("atlas23", raw, tmp_path / "file")
 
 
 def test_a_release_of_which_nothing_is_left_is_refused(tmp_path):

@@ -6,6 +6,7 @@ run that was stopped goes on where it was, parts may run on several machines, an
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ WAITING = 4  # chunks that wait for each process: few, so that memory does not g
 SECONDS = 300  # for one file; whatever takes longer hangs
 VERSION = 1
 PRELOADED = ["m4oe.data.sources.pictures", "gdcm", "nibabel", "pydicom.pixels"]
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk that is written to: no fault of the file that is read
 KILLED = f"reading it killed its process, or took more than {SECONDS} seconds"
 
 
@@ -186,6 +188,10 @@ def _reason(job: Job, out: Path) -> str:
         return str(error)
     except MemoryError:
         return f"{job.path}: does not fit in memory"
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return f"{job.path}: {error.strerror or type(error).__name__}"
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)

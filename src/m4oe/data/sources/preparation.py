@@ -76,10 +76,14 @@ def prepare_source(
     for study in release.studies:
         if study.table.empty:
             raise UserError(f"{raw}: nothing of {study.name!r} is left; left out are {dict(release.left_out)}")
-    work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    chunks = cut(_jobs(release, raw))
-    look([chunk for place, chunk in enumerate(chunks) if place % turns == turn], work, _processes(), progress)
+    chunks, work = cut(_jobs(release, raw)), out / WORK
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        look([chunk for place, chunk in enumerate(chunks) if place % turns == turn], work, _processes(), progress)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written to ({error.strerror}); see to it, and the same command goes on"
+        ) from None
     waiting = sum(len(chunk.jobs) for chunk in chunks if not chunk.is_done(work))
     facts = _facts(release, source)
     if waiting:
