@@ -9,7 +9,7 @@ import pytest
 from m4oe.report import accounts, outcomes
 from m4oe.report.figures import Line, chart, shade
 from m4oe.report.outcomes import outcome
-from m4oe.report.pictures import LONGEST, _outlined, _size, _slice, _window
+from m4oe.report.pictures import LONGEST, _outlined, _slice, size_of, window
 from m4oe.report.svg import Plane, tag, ticks
 from m4oe.report.words import estimate, number, percent, signed
 from m4oe.schema import TaskSpec
@@ -171,16 +171,16 @@ def test_text_on_a_shade_can_be_read():
 
 
 def test_pictures_keep_their_proportion():
-    assert _size((200, 100), None) == (LONGEST // 2, LONGEST)
-    assert _size((100, 100), (1.0, 0.5)) == (LONGEST // 2, LONGEST)
+    assert size_of((200, 100), None) == (LONGEST // 2, LONGEST)
+    assert size_of((100, 100), (1.0, 0.5)) == (LONGEST // 2, LONGEST)
 
 
 def test_a_window_uses_all_greys_and_keeps_colour():
-    grey = _window(np.linspace(-1000, 3000, 400, dtype=np.float32).reshape(1, 20, 20))
+    grey = window(np.linspace(-1000, 3000, 400, dtype=np.float32).reshape(1, 20, 20))
     assert (grey.min(), grey.max()) == (0, 255) and (np.diff(grey.ravel().astype(int)) >= 0).all()
-    colour = _window(np.full((3, 2, 2), 0.5, np.float32) * np.array([0, 1, 2], np.float32)[:, None, None])
+    colour = window(np.full((3, 2, 2), 0.5, np.float32) * np.array([0, 1, 2], np.float32)[:, None, None])
     assert colour[0, 0].tolist() == [0, 128, 255]
-    assert _window(np.full((1, 4, 4), 7.0)).max() == 0
+    assert window(np.full((1, 4, 4), 7.0)).max() == 0
 
 
 def test_an_outline_is_the_border_of_the_mask():

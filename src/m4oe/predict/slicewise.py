@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from m4oe.batch import Batch, Routing, Rows
 from m4oe.data.readers import Picture
-from m4oe.data.volumes.prepare import Slices, prepare
+from m4oe.data.volumes.prepare import Slices, Way, prepare
 from m4oe.device import has_fast_bf16
 from m4oe.errors import UserError
 from m4oe.predict.goals import Goal
 from m4oe.schema import Plan, Stream
 
 MIRRORED = ((), (2,), (3,), (2, 3))  # axes of (P, C, H, W): none, rows, columns, both
+FAR = 2**20  # pixels of a side so long that its tokens tell how many pixels one has
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,26 @@ class Slicewise:
                     slim = one[None].contiguous(memory_format=torch.channels_last)
                     stack[number] = prepared.way.back(slim)[0].max(0).indices.cpu().numpy()
         return found
+
+    @torch.no_grad()
+    def experts(self, picture: Picture, number: int, stream: Stream) -> dict[str, ndarray]:
+        """{layer: (rows, columns, E) float32}: the share of each expert in every pixel of slice `number`, on the
+        picture's own grid, where a pixel has that of the token in which it lies."""
+        prepared = prepare(picture, self.plan.streams[stream.name], self.plan.size)
+        values = self._framed(with_neighbours(prepared.slices, [number], self.plan.context), prepared.slices.floor)
+        _, routing = self._forward(values.to(self.device), stream, ())
+        return {
+            layer: self._on_plane(one.combine, layer, values.shape[2:], prepared.way) for layer, one in routing.items()
+        }
+
+    def _on_plane(self, combine: Tensor, layer: str, size: Sequence[int], way: Way) -> ndarray:
+        """combine (1, N, E), or (1, 1, E) of the slice as a whole -> (rows, columns, E)."""
+        rows, columns = self.network.grid(layer, size)  # type: ignore[operator]
+        tokens = combine.expand(-1, rows * columns, -1).mT.unflatten(2, (rows, columns))
+        pixels = round(FAR / self.network.grid(layer, (FAR, FAR))[0])  # type: ignore[operator]
+        shares = tokens.repeat_interleave(pixels, 2).repeat_interleave(pixels, 3)[:, :, : size[0], : size[1]]
+        shares = F.interpolate(_unframed(shares.float(), way.inner), way.plane, mode="nearest-exact")
+        return shares[0].permute(1, 2, 0).cpu().numpy()
 
     def _batches(self, slices: Slices) -> Iterator[range]:
         rows, columns = (max(pair) for pair in zip(slices.shape[2:], self.plan.size))

@@ -42,9 +42,10 @@ class Figure:
 
 def chart(
     title: str, lines: Sequence[Line], axes: tuple[str, str], *, x_range: Range | None = None,
-    y_range: Range | None = None, diagonal: bool = False, caption: str = "",
+    y_range: Range | None = None, diagonal: bool = False, marks: Sequence[tuple[float, str]] = (), caption: str = "",
 ) -> Figure:  # fmt: skip
-    """Curves over two named axes; ranges default to those of the data. `diagonal` draws the line of y = x."""
+    """Curves over two named axes; ranges default to those of the data. `diagonal` draws the line of y = x, `marks` an
+    upright at each (x, name)."""
     lines = [_finite(curve) for curve in lines]
     plane = Plane(
         x_range or _range([x for curve in lines for x in curve.xs]),
@@ -53,6 +54,9 @@ def chart(
     drawn = [*plane.y_axis(axes[1]), *plane.x_axis(axes[0])]
     if diagonal:
         drawn.append(line(plane.x(0), plane.y(0), plane.x(1), plane.y(1), class_="diagonal"))
+    for x, name in marks:
+        drawn.append(line(plane.x(x), plane.top, plane.x(x), plane.height - plane.bottom, class_="diagonal"))
+        drawn.append(text(plane.x(x) + 4, plane.top + 9, name, class_="halo"))
     hues = [HUES[(place if curve.hue is None else curve.hue) % len(HUES)] for place, curve in enumerate(lines)]
     for curve, hue in zip(lines, hues, strict=True):
         drawn += _curve(plane, curve, hue)
@@ -162,3 +166,20 @@ def experts(title: str, rows: Sequence[str], shares: np.ndarray) -> Figure:
     label = f"{title}: probability of each of {count} experts for {', '.join(rows)}"
     drawing = picture(round(left + count * side + 4), foot + 6, *drawn, label=label)
     return Figure(title, drawing, [], f"darkest: {peak:.2f}; even use would be {1 / count:.3f}")
+
+
+def stacked(title: str, rows: Sequence[str], shares: np.ndarray, names: Sequence[str], caption: str = "") -> Figure:
+    """Rows of bars that are parted by shares (L, E), which add up to 1 or are all 0; `names` of the E parts."""
+    left, width, step = 8 + 7.2 * max(len(row) for row in rows), 190, 22
+    drawn = []
+    for place, (row, parts) in enumerate(zip(rows, shares, strict=True)):
+        drawn.append(text(left - 8, place * step + 14, row, anchor="end", class_="name"))
+        start = left
+        for number, share in enumerate(parts):
+            tip = tag("title", f"{row}, {names[number]}: {share:.3f}")
+            where = {"x": float(start), "y": float(place * step + 1), "width": float(share * width), "height": 17}
+            drawn.append(tag("rect", tip, **where, fill=HUES[number % len(HUES)]))
+            start += share * width
+    label = f"{title}: shares of {', '.join(names)} in {', '.join(rows)}"
+    svg = picture(round(left + width + 4), step * len(rows) + 2, *drawn, label=label)
+    return Figure(title, svg, [(name, HUES[number % len(HUES)], False) for number, name in enumerate(names)], caption)

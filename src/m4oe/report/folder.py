@@ -6,8 +6,8 @@ A file that is absent is None (an empty log, an empty mapping); a file that is d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from m4oe.data.volumes.plan import read_plan
 from m4oe.errors import UserError
 from m4oe.masks import mask_name
-from m4oe.schema import Schema, Stream, TaskSpec
+from m4oe.report.words import name_metrics, plain
+from m4oe.schema import Plan, Schema, Stream, TaskSpec
 from m4oe.study import Study, Task, load_study
 
 KEY = ["study", "exam"]
@@ -46,26 +48,38 @@ class RunFolder:
     contributions: pd.DataFrame | None
     metrics: dict[str, Any] | None
     routing: dict[str, Any] | None
+    plan: Plan | None = None
+    growth: dict[str, Any] | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def tasks(self) -> tuple[TaskSpec, ...]:
         """From the model's schema; without a model, as far as the studies tell (no priors)."""
-        if self._schema is not None:
-            return self._schema.tasks
         merged = {name: task for study in self.studies for name, task in study.tasks.items()}
-        return tuple(_spec(name, task) for name, task in merged.items())
+        known = [_spec(*entry) for entry in merged.items()] if self.schema is None else self.schema.tasks
+        return tuple(task.model_copy(update={"classes": _in_words(task)}) for task in known)
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
-        return self._schema.streams if self._schema is not None else ()
+        return self.schema.streams if self.schema is not None else ()
 
     @cached_property
-    def _schema(self) -> Schema | None:
+    def schema(self) -> Schema | None:
         try:
             return Schema.model_validate(self.facts["schema"]) if "schema" in self.facts else None
         except ValidationError:
             raise UserError(f"{self.path / 'model' / 'config.json'}: damaged: its schema cannot be read") from None
+
+    @property
+    def segmenter(self) -> bool:
+        """Whether the model takes slices; nothing is explained of such a one."""
+        model = self.facts.get("model") or self.config.get("model") or {}
+        return model.get("kind") == "segmenter"
+
+    @property
+    def model_place(self) -> Path | None:
+        """The folder of the model, of a cross-validated run that of the first fold."""
+        return next((folder for folder in self._places("model") if (folder / "config.json").is_file()), None)
 
     @property
     def split(self) -> str | None:
@@ -77,7 +91,8 @@ class RunFolder:
     @property
     def withheld(self) -> dict[str, str]:
         """{task: why its contributions are not shown}."""
-        return {**self.facts.get("withheld", {}), **(self.routing or {}).get("withheld", {})}
+        reasons = {**self.facts.get("withheld", {}), **(self.routing or {}).get("withheld", {})}
+        return {task: name_metrics(reason) for task, reason in reasons.items()}
 
     @property
     def parameters(self) -> int | None:
@@ -115,13 +130,16 @@ def read_run(path: Path) -> RunFolder:
         contributions=_table(path, "contributions"),
         metrics=_json(path / "metrics.json"),
         routing=_first(path, "routing.json", _json),
+        plan=_first(path, "plan.json", lambda file: read_plan(file) if file.is_file() else None),
+        growth=_first(path, "growth.json", _json),
         log=list(_log(path)),
     )
     if run.splits is None and run.predictions is None and run.metrics is None and not run.log and not run.facts:
         raise UserError(
             f"{path}: holds no m4oe run (no splits.csv, log.jsonl, model/, predictions.csv or metrics.json)"
         )
-    return run
+    tables = {name: _named(getattr(run, name), run.tasks) for name in ("predictions", "contributions")}
+    return replace(run, **tables)
 
 
 def _first(run: Path, name: str, read: Callable[[Path], Any]) -> Any:
@@ -210,3 +228,18 @@ def _spec(name: str, task: Task) -> TaskSpec:
         name=name, kind=task.kind, classes=classes, values=task.class_values if task.kind != "survival" else (),
         horizons=tuple(task.horizons), prior=(), weights=(), **shared,
     )  # fmt: skip
+
+
+def _in_words(task: TaskSpec) -> tuple[str, ...]:
+    """Classes with names: those of a binary task that its study calls by nothing but 0 and 1 take the task's name."""
+    bare = task.kind == "binary" and task.classes == ("0", "1")
+    return (f"not {plain(task.name)}", plain(task.name)) if bare else task.classes
+
+
+def _named(table: pd.DataFrame | None, tasks: Iterable[TaskSpec]) -> pd.DataFrame | None:
+    """A table that calls the positive class of binary tasks as `tasks` do."""
+    if table is None:
+        return None
+    positive = {task.name: task.classes[1] for task in tasks if task.kind == "binary"}
+    bare = (table["class"] == "1") & table["task"].isin(positive)
+    return table.assign(**{"class": table["class"].where(~bare, table["task"].map(positive))})

@@ -34,9 +34,10 @@ class Block:
 def figures_section(run: RunFolder, outcomes: Sequence[Outcome]) -> Section:
     """ROC, precision and recall, calibration and confusion, survival, Dice: a block for each task."""
     blocks = [_block(outcome) for outcome in outcomes] + list(_outlines(run))
-    absent = [name for name, there in (("predictions.csv", run.predictions), ("cases.csv", run.cases)) if there is None]
-    outlined = any(task.kind == "segmentation" for task in run.tasks)
-    absent = [name for name in absent if name != "cases.csv" or outlined]
+    kinds = {task.kind for task in run.tasks}
+    needed = {"predictions.csv": not run.segmenter, "cases.csv": "segmentation" in kinds}
+    there = {"predictions.csv": run.predictions, "cases.csv": run.cases}
+    absent = [name for name, table in there.items() if needed[name] and table is None]
     missing = f"No {' and no '.join(absent)}: 'm4oe evaluate' makes it." if absent else ""
     return Section("figures", "Predictions against truth", blocks, missing)
 
@@ -148,16 +149,18 @@ def _odd(rows: Any) -> str:
 
 
 def learning_section(run: RunFolder) -> Section:
-    """Loss, validation score of each task, and mutual information over epochs."""
+    """Loss, validation score of each task, mutual information and balance over epochs, phase after phase."""
     heading = "How training went"
     if not run.log:
         return Section("learning", heading, missing="No log.jsonl: 'm4oe train' makes it.")
     folds = {line["fold"]: [entry for entry in run.log if entry["fold"] == line["fold"]] for line in run.log}
     tasks = [task.name for task in run.tasks]
+    score = "Dice of slices" if run.segmenter else "score"
     panels = [
         ("Loss", "loss", [("train", "loss", "training"), ("validation", "loss", "validation")]),
-        ("Validation score", "score", [("validation", f"{name}_score", title(name)) for name in tasks]),
+        ("Validation score", score, [("validation", f"{name}_score", title(name)) for name in tasks]),
         ("Mutual information I(M; E | T)", "nats", [("train", "cmi", "")]),
+        ("Balance of the gate", "1 is even use of experts", [("train", "balance", "")]),
     ]
     drawn = [figure for name, axis, keys in panels if (figure := _history(name, axis, keys, folds)) is not None]
     seconds = sum(float(line.get("seconds", 0)) for line in run.log)
@@ -179,4 +182,14 @@ def _history(
                 xs, ys = zip(*points)
                 lines.append(Line(label if place == 0 else "", xs, ys, hue=hue))
     last = max(len(entries) for entries in folds.values())
-    return chart(name, lines, ("epoch", axis), x_range=(1.0, max(2.0, float(last)))) if lines else None
+    if not lines:
+        return None
+    marks = _phases(next(iter(folds.values())))
+    return chart(name, lines, ("epoch", axis), x_range=(1.0, max(2.0, float(last))), marks=marks)
+
+
+def _phases(entries: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """(epoch at which it begins, name) of each phase; none of a training in one phase."""
+    names = [str(entry.get("phase", "train")) for entry in entries]
+    starts = [place for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
+    return [(max(1.0, place + 0.5), names[place]) for place in starts] if len(starts) > 1 else []

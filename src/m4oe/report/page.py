@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from m4oe.artifact import write_text
 from m4oe.report.cards import make_cards
 from m4oe.report.explanations import contributions_section, experts_section
 from m4oe.report.folder import RunFolder, read_run
+from m4oe.report.gates import GateMaps, gate_section
 from m4oe.report.graphs import figures_section, learning_section
-from m4oe.report.outcomes import outcome
-from m4oe.report.population import read_population
+from m4oe.report.outcomes import Outcome, outcome
+from m4oe.report.overlays import cases_section
+from m4oe.report.plans import growth_section, plan_section
+from m4oe.report.population import Population, read_population
 from m4oe.report.sections import Section, data_section, identity, metrics_section, summaries
 from m4oe.report.words import MEASURES
 
@@ -37,15 +41,9 @@ def render(run: RunFolder) -> str:
     predicted = [task for task in run.tasks if task.kind != "segmentation"]
     outcomes = [] if run.predictions is None else [outcome(run.predictions, task, run.split) for task in predicted]
     outcomes = [known for known in outcomes if len(known)]
-    cards = make_cards(run, population, outcomes)
-    missing = "" if run.predictions is not None else "No predictions.csv: 'm4oe evaluate' makes it."
     sections = [
         data_section(run, population),
-        metrics_section(run),
-        figures_section(run, outcomes),
-        contributions_section(run),
-        Section("cards", "Patient cards", cards, missing),
-        experts_section(run),
+        *(_of_slices(run, population) if run.segmenter else _of_exams(run, population, outcomes)),
         learning_section(run),
         Section("method", "Method and limits", _method(run)),
     ]
@@ -54,6 +52,26 @@ def render(run: RunFolder) -> str:
         summaries=summaries(run, outcomes), date=datetime.date.today().isoformat(), version=_version(run),
         style=Markup((Path(__file__).parent / "report.css").read_text(encoding="utf-8")),
     )  # fmt: skip
+
+
+def _of_exams(run: RunFolder, population: Population, outcomes: Sequence[Outcome]) -> list[Section]:
+    """What a classifier is asked: its answers, and what they rest on."""
+    missing = "" if run.predictions is not None else "No predictions.csv: 'm4oe evaluate' makes it."
+    return [
+        metrics_section(run),
+        figures_section(run, outcomes),
+        contributions_section(run),
+        Section("cards", "Patient cards", make_cards(run, population, outcomes), missing),
+        experts_section(run),
+    ]
+
+
+def _of_slices(run: RunFolder, population: Population) -> list[Section]:
+    """What a segmenter is asked: its masks, and how it made them."""
+    maps = GateMaps(run)
+    cases = cases_section(run, population, maps.see)
+    parts = [plan_section(run), metrics_section(run), figures_section(run, ()), cases, gate_section(run, maps)]
+    return [*parts, *filter(None, [growth_section(run)])]
 
 
 def _template() -> Any:

@@ -29,8 +29,8 @@ def thumbnail(picture: Picture, overlay: tuple[TaskSpec, Path] | None = None) ->
 
     mask = _read_mask(*overlay) if overlay else None
     pixels, mask = _slice(picture.values, mask)
-    size = _size(pixels.shape[-2:], picture.spacing)
-    shown = Image.fromarray(_window(pixels)).resize(size, Image.Resampling.LANCZOS)
+    size = size_of(pixels.shape[-2:], picture.spacing)
+    shown = Image.fromarray(window(pixels)).resize(size, Image.Resampling.LANCZOS)
     if mask is not None:
         small = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         shown = Image.fromarray(_outlined(np.asarray(shown.convert("RGB")).copy(), np.asarray(small)))
@@ -52,22 +52,23 @@ def _slice(values: ndarray, mask: ndarray | None) -> tuple[ndarray, ndarray | No
     return values[:, plane], None if mask is None else mask[plane]
 
 
-def _size(shape: tuple[int, ...], spacing: Sequence[float] | None) -> tuple[int, int]:
-    """Width and height in true proportion."""
+def size_of(shape: Sequence[int], spacing: Sequence[float] | None, longest: int = LONGEST) -> tuple[int, int]:
+    """Width and height in true proportion, the longer one `longest`."""
     across, down = (spacing[-1], spacing[-2]) if spacing is not None else (1.0, 1.0)
     height, width = shape[0] * down, shape[1] * across
-    scale = LONGEST / max(height, width)
+    scale = longest / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _window(pixels: ndarray) -> ndarray:
-    """(H, W) or (H, W, 3) of 0 to 255; grey from the darkest to the brightest half percent, colour as it is."""
+def window(pixels: ndarray, ends: tuple[float, float] | None = None) -> ndarray:
+    """(H, W) or (H, W, 3) of 0 to 255; grey from one of `ends` to the other, by default from the darkest to the
+    brightest half percent, colour as it is."""
     pixels = np.nan_to_num(pixels.astype(np.float32))
     if len(pixels) == 3:
         peak = next(top for top in (1, 255, 65535, np.inf) if pixels.max() <= top)
         scaled = pixels / (peak if np.isfinite(peak) else pixels.max())
         return (scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
-    low, high = np.percentile(pixels[0], [0.5, 99.5])
+    low, high = ends or np.percentile(pixels[0], [0.5, 99.5])
     return ((pixels[0] - low) / max(high - low, 1e-6) * 255).clip(0, 255).round().astype(np.uint8)
 
 
@@ -75,7 +76,7 @@ def _outlined(pixels: ndarray, mask: ndarray) -> ndarray:
     for place, index in enumerate(sorted(set(np.unique(mask)) - {0})):
         inside = np.pad(mask == index, 1)
         kept = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-        pixels[inside[1:-1, 1:-1] & ~kept] = _rgb(outline_hue(place))
+        pixels[inside[1:-1, 1:-1] & ~kept] = rgb(outline_hue(place))
     return pixels
 
 
@@ -84,11 +85,22 @@ def outline_hue(place: int) -> str:
     return ("#F0E442", "#56B4E9", "#D55E00", *HUES)[place % 10]
 
 
-def _rgb(hue: str) -> tuple[int, ...]:
+def rgb(hue: str) -> tuple[int, ...]:
     return tuple(int(hue[place : place + 2], 16) for place in (1, 3, 5))
 
 
 def _data_uri(image: object) -> str:
+    return _uri(image, "png", optimize=True)
+
+
+def photo_uri(pixels: ndarray) -> str:
+    """A JPEG data URI of (H, W) or (H, W, 3) of 0 to 255, its colours as sharp as its light: for pictures in number."""
+    from PIL import Image
+
+    return _uri(Image.fromarray(pixels), "jpeg", quality=88, subsampling=0, optimize=True)
+
+
+def _uri(image: object, form: str, **how: object) -> str:
     file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)  # type: ignore[attr-defined]
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    image.save(file, format=form, **how)  # type: ignore[attr-defined]
+    return f"data:image/{form};base64," + base64.b64encode(file.getvalue()).decode("ascii")

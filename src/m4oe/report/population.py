@@ -45,7 +45,7 @@ def read_population(run: RunFolder) -> Population:
         exams = _with_split(pd.concat(frames, ignore_index=True), run.splits)
         labels = {task.name: _cohort_labels(task, cohorts, exams) for task in run.tasks}
         return Population(exams, labels, cohorts)
-    if run.predictions is None:
+    if run.predictions is None or not len(run.predictions):
         return Population(
             _with_split(pd.DataFrame(columns=[*KEY, "patient", "inputs"]), run.splits), {}, cohorts, notes
         )

@@ -14,10 +14,12 @@ from m4oe.report.figures import interval
 from m4oe.report.folder import KEY, RunFolder
 from m4oe.report.outcomes import Outcome
 from m4oe.report.population import SPLITS, Population, label_names
-from m4oe.report.words import MEASURES, Measure, estimate, measure, percent, plural, title
+from m4oe.report.words import MEASURES, Measure, estimate, measure, percent, plural, span, title
 from m4oe.schema import TaskSpec
 
 MOST_COMBINATIONS = 12
+ALL = "all structures"  # the row of their means, and of counts their sums
+NARROW = 3  # columns of scores that fit into half a page
 PRIMARY = {"survival": "c_index", "segmentation": "dice"}
 
 
@@ -51,12 +53,25 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A metric at a level: value, its interval or nothing, and exams, which are not told of a count."""
+
+    value: str
+    interval: str
+    n: int | None
+
+
+@dataclass(frozen=True)
 class Breakdown:
-    """Scores by level: rows of (level, (estimate, exams) for each column, None where there is none)."""
+    """Scores by level: rows of (level, a Cell for each column, None where there is none)."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[str, int | None] | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+
+    @property
+    def wide(self) -> bool:
+        return len(self.columns) > NARROW
 
 
 def primary(task: TaskSpec) -> str:
@@ -171,13 +186,19 @@ def metrics_section(run: RunFolder) -> Section:
     if not scores or run.metrics is None:
         return Section("metrics", "Scores", missing="No metrics.json for this split: 'm4oe evaluate' makes it.")
     tasks = {task.name: task for task in run.tasks}
+    classes = run.metrics.get("by_class", {}).get(run.split, {})
+    # The classes of a segmenter's tasks, and all of them together, stand in one table each.
+    alone = {name: entry for name, entry in scores.items() if not run.segmenter or not _levels_of(classes, name)}
     tables = [
-        (title(name), tasks[name].kind if name in tasks else "", list(_scores(entry))) for name, entry in scores.items()
+        (title(name), tasks[name].kind if name in tasks else "", list(_scores(entry))) for name, entry in alone.items()
     ]
     broken = {name: run.metrics.get(name, {}).get(run.split, {}) for name in ("by_inputs", "by_study", "by_group")}
     titles = {"by_inputs": "By combination of inputs present", "by_study": "By study", "by_group": "By group"}
+    if not any(len(_levels_of(broken["by_study"], name)) > 1 for name in scores):
+        broken["by_study"] = {}  # it would say what has been said
     breakdowns = [_by_level(titles[name], levels, run) for name, levels in broken.items() if levels]
-    breakdowns += _by_class(run.metrics.get("by_class", {}).get(run.split, {}))
+    by_class = _by_class(classes, scores, tasks)
+    breakdowns = by_class + breakdowns if run.segmenter else breakdowns + by_class
     return Section("metrics", "Scores", {"tables": tables, "breakdowns": breakdowns})
 
 
@@ -186,7 +207,7 @@ def _scores(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[Score]:
     for name in [*known, *(name for name in entries if name not in MEASURES)]:
         entry, shown = entries[name], measure(name)
         ends = [entry.get(key) for key in ("value", "low", "high")]
-        inside = all(isinstance(end, int | float) and 0 <= end <= 1 for end in ends)
+        inside = not shown.counts and all(isinstance(end, int | float) and 0 <= end <= 1 for end in ends)
         drawn = interval(*ends, shown.chance) if inside else None  # type: ignore[arg-type]
         yield Score(shown, estimate(entry, name), drawn, entry.get("n"))
 
@@ -201,34 +222,56 @@ def _by_level(name: str, levels: Mapping[str, Any], run: RunFolder) -> Breakdown
     return Breakdown(name, columns, tuple(rows))
 
 
-def _by_class(levels: Mapping[str, Any]) -> list[Breakdown]:
-    """A table for each task: rows are its classes, columns the metrics of a class against the rest."""
-    tasks = list(dict.fromkeys(task for entry in levels.values() for task in entry))
+def _by_class(levels: Mapping[str, Any], scores: Mapping[str, Any], known: Mapping[str, TaskSpec]) -> list[Breakdown]:
+    """A table for each task: rows are its classes, columns the metrics of a class against the rest.
+
+    Of a segmentation the last row is all classes: their mean, or of counts their sum.
+    """
     tables = []
-    for task in tasks:
-        of_task = {level: entry[task] for level, entry in levels.items() if task in entry}
+    for task in scores:
+        of_task = _levels_of(levels, task)
+        if not of_task:
+            continue
+        places = {name: place for place, name in enumerate(known[task].classes)} if task in known else {}
+        of_task = dict(sorted(of_task.items(), key=lambda entry: places.get(entry[0], len(places))))
         names = [name for name in MEASURES if any(name in entry for entry in of_task.values())]
+        if task in known and known[task].kind == "segmentation" and len(of_task) > 1:
+            of_task[ALL] = scores[task]
         rows = tuple((level, tuple(_cell(entry, name) for name in names)) for level, entry in of_task.items())
         tables.append(Breakdown(f"{title(task)}, by class", tuple(measure(name).name for name in names), rows))
     return tables
 
 
-def _cell(entries: Mapping[str, Any], name: str) -> tuple[str, int | None] | None:
-    return (estimate(entries[name], name), entries[name].get("n")) if name in entries else None
+def _levels_of(levels: Mapping[str, Any], task: str) -> dict[str, Any]:
+    return {level: entry[task] for level, entry in levels.items() if task in entry}
+
+
+def _cell(entries: Mapping[str, Any], name: str) -> Cell | None:
+    if name not in entries:
+        return None
+    return Cell(*span(entries[name], name), None if measure(name).counts else entries[name].get("n"))
 
 
 def identity(run: RunFolder) -> list[tuple[str, str]]:
     """Facts for the head of the page: studies, model, size."""
-    model = run.facts.get("model") or run.config.get("model") or {}
     names = [study.name for study in run.studies]
     names = names or (list(run.predictions["study"].unique()) if run.predictions is not None else [])
-    shared = model.get("shared", {})
-    facts = [("Study" if len(names) == 1 else "Studies", ", ".join(names))]
-    if model:
-        experts = f", {shared['num_experts']} shared experts" if shared.get("num_experts") else ""
-        facts.append(("Model", f"preset {model.get('preset', '?')}, width {model.get('width', '?')}{experts}"))
+    facts = [("Study" if len(names) == 1 else "Studies", ", ".join(names)), ("Model", _model(run))]
     if run.parameters:
         facts.append(("Size", f"{run.parameters:,} parameters"))
     if run.splits is not None:
         facts.append(("Exams", f"{len(run.splits.drop_duplicates(KEY)):,}"))
     return [(name, value) for name, value in facts if value]
+
+
+def _model(run: RunFolder) -> str:
+    model = run.facts.get("model") or run.config.get("model") or {}
+    if not model:
+        return ""
+    own, shared, preset = model.get("segmenter", {}), model.get("shared", {}), f"preset {model.get('preset', '?')}"
+    if run.segmenter:
+        places = {"both": "encoder and decoder", "none": None}.get(own.get("experts"), own.get("experts"))
+        experts = f", experts in {places}" if places else ", no experts"
+        return f"segmenter, {preset}, width {own.get('width', '?')}{experts}"
+    experts = f", {shared['num_experts']} shared experts" if shared.get("num_experts") else ""
+    return f"{preset}, width {model.get('width', '?')}{experts}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -12,13 +13,15 @@ MINUS, MISSING, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric for people: its name, decimals, what guessing scores (None: depends), what it means."""
+    """A metric for people: its name, decimals, what guessing scores (None: depends), what it means; `counts`: a number
+    of things, which has no interval."""
 
     name: str
     meaning: str
     decimals: int = 2
     chance: float | None = None
     unit: str = ""
+    counts: bool = False
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -38,6 +41,9 @@ MEASURES: Mapping[str, Measure] = {
     "iou": Measure("IoU", "shared area over united area, 0 to 1"),
     "hd95": Measure("HD95", "95th percentile of the distance between both outlines; lower is better", 1, unit=" mm"),
     "nsd": Measure("NSD", "share of both outlines that lies within 1 mm of the other, 0 to 1"),
+    "missed": Measure("Missed", "structures that are there and of which nothing is marked", 0, counts=True),
+    "invented": Measure("Invented", "structures that are marked and are not there", 0, counts=True),
+    "empty": Measure("Empty", "structures in neither mask, which no mean includes", 0, counts=True),
 }  # fmt: skip
 
 
@@ -72,7 +78,15 @@ def estimate(entry: Mapping[str, Any], name: str) -> str:
     """A metric with its interval: 0.95 (0.92 to 0.97)."""
     shown = measure(name)
     value, low, high = (number(entry.get(key), shown.decimals) for key in ("value", "low", "high"))
+    if shown.counts:
+        return value
     return value + (f" ({low}\N{EN DASH}{high})" if MISSING not in (low, high) else "") + shown.unit
+
+
+def span(entry: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """A metric and its interval apart, as a narrow cell shows them: 0.95 and 0.92–0.97; no interval is empty."""
+    value, _, rest = estimate(entry, name).partition(" (")
+    return value, rest.replace(")", "")
 
 
 def plural(count: int, word: str) -> str:
@@ -81,5 +95,17 @@ def plural(count: int, word: str) -> str:
 
 def title(name: str) -> str:
     """A task's name at the start of a line: the user's word, first letter raised, underscores as spaces."""
-    spaced = name.replace("_", " ")
+    spaced = plain(name)
     return spaced[:1].upper() + spaced[1:]
+
+
+def plain(name: str) -> str:
+    """A user's word with its underscores as spaces."""
+    return name.replace("_", " ")
+
+
+def name_metrics(sentence: str) -> str:
+    """A sentence with its metrics called as people call them: AUROC, C-index, Dice."""
+    keys = sorted((key for key, shown in MEASURES.items() if not shown.counts), key=len, reverse=True)
+    pattern = rf"\b({'|'.join(key.replace('_', '[ _]') for key in keys)})\b"
+    return re.sub(pattern, lambda found: MEASURES[found[0].replace(" ", "_")].name, sentence)
