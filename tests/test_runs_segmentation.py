@@ -116,6 +116,13 @@ def test_a_run_without_a_gate_keeps_its_routing_and_refuses_an_unknown_modality(
     assert len(outcome.failed) == 6 and "does not know modality 'dixon'" in next(iter(outcome.failed.values()))
 
 
+def test_minutes_that_are_spent_end_an_epoch_in_its_middle(studies, tmp_path):
+    hour_long = "train.slices_per_epoch=100000"
+    out = train(studies[:1], tmp_path / "run", PHASES[1:2], hour_long, "train.max_minutes=0.01")
+    (line,) = (json.loads(text) for text in (out / "log.jsonl").read_text().splitlines())
+    assert line["seconds"] < 30 and "a_organs_score" in line["validation"] and (out / "metrics.json").is_file()
+
+
 def test_other_studies_are_evaluated(run, studies, tmp_path):
     metrics = evaluate_run(run, [studies[0]], tmp_path / "elsewhere", CPU)
     assert metrics["test"]["a_organs"]["dice"]["n"] == 6

@@ -134,8 +134,9 @@ def with_neighbours(slices: ndarray, place: int, context: int) -> ndarray:
 
 
 class Balance:
-    """Which slice to draw. Each study and modality counts by the square root of its labelled slices; a third of draws
-    is of a class other than background, all classes of a study alike; within these, exams count alike."""
+    """Which slice to draw. Each study and modality counts by the fourth root of its labelled slices, so that a small
+    study is not lost beside a large one; a third of draws is of a class other than background, all classes of a study
+    alike; within these, exams count alike."""
 
     def __init__(self, stacks: Sequence[Stack]) -> None:
         groups: dict[tuple[str, str], list[Stack]] = {}
@@ -143,7 +144,7 @@ class Balance:
             if len(stack.labelled):
                 groups.setdefault((stack.cohort.study.name, stack.stream.name), []).append(stack)
         self.groups = list(groups.values())
-        roots = np.sqrt([sum(len(stack.labelled) for stack in group) for group in self.groups])
+        roots = np.array([sum(len(stack.labelled) for stack in group) for group in self.groups]) ** 0.25
         self.chances = roots / roots.sum()
         self.classes = [_classes(group) for group in self.groups]
 
