@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -127,10 +128,21 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 def test_the_limit_of_pillow_is_as_it_was(tmp_path):
+    """Also when many threads read at once."""
     before = Image.MAX_IMAGE_PIXELS
     Image.fromarray(GREY8).save(tmp_path / "a.png")
-    read(tmp_path / "a.png")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: read(tmp_path / "a.png"), range(200)))
     assert before == Image.MAX_IMAGE_PIXELS is not None
+
+
+def test_a_picture_above_the_limit_of_pillow_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    pages = [Image.fromarray(RAMP + page) for page in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert read(tmp_path / "a.tif").shape == (3, 5, 7)
+    png_of_16_bit_colour(tmp_path / "a.png", 2, RGB)
+    assert read(tmp_path / "a.png", "photo").shape == (5, 7)
 
 
 def test_a_picture_above_a_gigapixel_is_refused_unread(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ OTHER_ORDER = {
     "RGBA;16L": "RGBA;16B",
     "RGBA;16N": "RGBA;16B" if sys.byteorder == "little" else "RGBA;16L",
 }
+_LIMIT = threading.Lock()
 WHITE_IS_ZERO = 0
 PHOTOMETRIC = 262
 
@@ -66,14 +68,19 @@ def form(path: Path) -> Form:
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """The file as Pillow's image, however large up to picture.MOST_PIXELS."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_size((image.width, image.height, _frames(image)), path)
-            yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _opened_however_large(path) as image:
+        check_size((image.width, image.height, _frames(image)), path)
+        yield image
+
+
+def _opened_however_large(path: Path) -> Image.Image:
+    """Pillow's own limit is for the whole process, and looked at when a file is opened: one thread at a time."""
+    with _LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _frames(image: Image.Image) -> int:
