@@ -31,7 +31,7 @@ from pydicom.uid import (
 from scipy.ndimage import gaussian_filter
 
 from m4oe.data.readers import read_picture
-from m4oe.data.sources.pictures import Job, cut, look
+from m4oe.data.sources.pictures import Folders, Job, cut, look
 from m4oe.data.sources.twins.mammograms import write_mammogram
 
 SYNTAXES = {
@@ -119,11 +119,11 @@ def processes() -> list[int]:
 
 def by_processes(paths: list[Path], out: Path, count: int) -> dict[str, object]:
     """Wall time with `count` processes, their start included; each file is listed several times."""
-    jobs = [Job(str(path), "mammogram") for path in paths] * 8
-    work = out / f"processes-{count}"
-    work.mkdir()
+    jobs = [Job(str(path.relative_to(out)), "mammogram") for path in paths] * 8
+    folders = Folders(out, out / f"processes-{count}")
+    folders.work.mkdir(parents=True)
     start = time.perf_counter()
-    look(cut(jobs), work, count)
+    look(cut(jobs, folders.raw), folders, count)
     seconds = time.perf_counter() - start
     return {"processes": count, "pictures": len(jobs), "seconds": seconds, "images/s": len(jobs) / seconds}
 
@@ -138,13 +138,13 @@ def memory(out: Path, files: int) -> list[dict[str, object]]:
 
 
 def _memory(out: Path, files: int) -> dict[str, object]:
-    work = out / f"small-{files}"
-    work.mkdir()
-    jobs = [Job(str(out / "small" / f"{number}.dcm"), "mammogram") for number in range(files)]
+    folders = Folders(out / "small", out / f"small-{files}")
+    folders.work.mkdir(parents=True)
+    jobs = [Job(f"{number}.dcm", "mammogram") for number in range(files)]
     ended, highest = threading.Event(), {"parent": 0.0, "process": 0.0}
     watch = threading.Thread(target=_watch, args=(ended, highest))
     watch.start()
-    look(cut(jobs), work, len(os.sched_getaffinity(0)))
+    look(cut(jobs, folders.raw), folders, len(os.sched_getaffinity(0)))
     ended.set()
     watch.join()
     return {"files": files, "parent MB": highest["parent"], "largest process MB": highest["process"]}

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 from m4oe import cli
 from m4oe.data.check import check_studies
 from m4oe.data.sources import SOURCES, pictures, preparation, prepare
-from m4oe.data.sources.pictures import Job, cut, look
+from m4oe.data.sources.pictures import Folders, Job, cut, look
 from m4oe.data.sources.twins import write_twin
 from m4oe.errors import UserError
 from m4oe.study import load_study
@@ -180,6 +181,18 @@ def test_parts_in_any_order_make_the_whole(place, tmp_path):
     assert contents(tmp_path) == contents(whole)
 
 
+def test_what_is_done_stays_done_where_folders_move(place, tmp_path):
+    """As on another machine, which may see them under other names."""
+    raw, whole = place("flare22")
+    shutil.copytree(whole, tmp_path / "moved")
+    shutil.copytree(raw, tmp_path / "elsewhere")
+    records = {path: path.stat().st_mtime_ns for path in (tmp_path / "moved" / ".prepare").iterdir()}
+    asked = []
+    prepare("flare22", tmp_path / "elsewhere", tmp_path / "moved", progress=lambda *at: asked.append(at))
+    assert asked == [(asked[0][1], asked[0][1])] and asked[0][0] > 30
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "moved" / ".prepare").iterdir()} == records
+
+
 def test_a_bad_file_is_listed_and_the_rest_is_done(place, tmp_path):
     raw = write_twin("flare22", tmp_path / "raw")
     scan = raw / "Training/FLARE22_LabeledCase50/images/FLARE22_Tr_0003_0000.nii.gz"
@@ -206,61 +219,70 @@ def test_a_bad_file_is_listed_and_the_rest_is_done(place, tmp_path):
     assert results(raw, tmp_path / "out") == results(source, whole)
 
 
+def made(folder: Path) -> Folders:
+    folders = Folders(folder / "raw", folder / "out")
+    folders.work.mkdir(parents=True)
+    return folders
+
+
 def test_a_file_that_kills_its_process_is_found_out(tmp_path, monkeypatch):
-    def deadly(job: Job, out: Path) -> None:
+    def deadly(job: Job, folders: Folders) -> None:
         if job.path.endswith("7"):
             os.kill(os.getpid(), signal.SIGKILL)
         if job.path.endswith("3"):
-            raise UserError(f"{job.path}: damaged")
+            raise UserError(f"{folders.raw / job.path}: damaged")
 
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pictures, "_use", deadly)
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
-    chunks = cut([Job(f"picture {number}", "photo") for number in range(100)])
+    folders = made(tmp_path)
+    chunks = cut([Job(f"picture {number}", "photo") for number in range(100)], folders.raw)
     seen: list[tuple[int, int]] = []
-    look(chunks[1:], tmp_path, 2, lambda done, total: seen.append((done, total)))
-    found = chunks[1].problems(tmp_path)
+    look(chunks[1:], folders, 2, lambda done, total: seen.append((done, total)))
+    found = chunks[1].problems(folders)
     assert [chunk.jobs[0].path for chunk in chunks] == ["picture 0", "picture 64"]
     assert found == {
-        **{f"picture {n}": f"picture {n}: damaged" for n in (73, 83, 93)},
+        **{f"picture {n}": "damaged" for n in (73, 83, 93)},
         **{f"picture {n}": pictures.KILLED for n in (67, 77, 87, 97)},
     }
     assert seen[0] == (0, 36) and seen[-1] == (36, 36)
 
 
 def test_a_file_that_may_not_be_read_is_listed_and_a_full_disk_is_not_its_fault(tmp_path, monkeypatch):
-    def use(job: Job, out: Path) -> None:
+    def use(job: Job, folders: Folders) -> None:
         raise OSError(*{"locked": (13, "Permission denied"), "late": (28, "No space left on device")}[job.path])
 
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pictures, "_use", use)
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
-    locked, late = cut([Job("locked", "photo")]), cut([Job("late", "photo")])
-    look(locked, tmp_path, 1)
-    assert locked[0].problems(tmp_path) == {"locked": "locked: Permission denied"}
+    folders = made(tmp_path)
+    locked, late = cut([Job("locked", "photo")], tmp_path), cut([Job("late", "photo")], tmp_path)
+    look(locked, folders, 1)
+    assert locked[0].problems(folders) == {"locked": "Permission denied"}
     with pytest.raises(OSError, match="No space left"):
-        look(late, tmp_path, 1)
-    assert not late[0].record(tmp_path).exists()
+        look(late, folders, 1)
+    assert not late[0].record(folders).exists()
 
 
 def test_a_file_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "SECONDS", 1)
-    monkeypatch.setattr(pictures, "_use", lambda job, out: signal.pause())
+    monkeypatch.setattr(pictures, "_use", lambda job, folders: signal.pause())
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
-    chunks = cut([Job("picture", "ct")])
-    look(chunks, tmp_path, 1)
-    assert chunks[0].problems(tmp_path) == {"picture": pictures.KILLED}
+    folders = made(tmp_path)
+    chunks = cut([Job("picture", "ct")], folders.raw)
+    look(chunks, folders, 1)
+    assert chunks[0].problems(folders) == {"picture": pictures.KILLED}
 
 
 def test_records_depend_on_the_files_and_on_what_is_done(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"1")
-    first = cut([Job(str(path), "ct")])[0].name
-    assert first == cut([Job(str(path), "ct")])[0].name
-    assert first != cut([Job(str(path), "mr")])[0].name
+    first = cut([Job("a", "ct")], tmp_path)[0].name
+    assert first == cut([Job("a", "ct")], tmp_path)[0].name
+    assert first != cut([Job("a", "mr")], tmp_path)[0].name
     path.write_bytes(b"12")
-    assert first != cut([Job(str(path), "ct")])[0].name
+    assert first != cut([Job("a", "ct")], tmp_path)[0].name
 
 
 def test_a_changed_slice_or_a_lost_volume_is_done_again(tmp_path):
@@ -285,7 +307,7 @@ def test_volumes_are_recorded_more_often_than_images():
     jobs = (
         [Job(f"{n}", "photo") for n in range(65)] + [Job("m", values=(0, 1))] + [Job(f"v{n}", "mr") for n in range(4)]
     )
-    chunks = cut([*jobs, Job("s", "oct", target="s.npz")])
+    chunks = cut([*jobs, Job("s", "oct", target="s.npz")], Path("nowhere"))
     assert [[job.path for job in chunk.jobs] for chunk in chunks] == [
         ["s"],
         ["m", "v0", "v1", "v2"],
@@ -300,10 +322,10 @@ def test_few_chunks_wait_however_many_there_are(tmp_path, monkeypatch):
     waiting: list[int] = []
     real = pictures.wait
     monkeypatch.setattr(pictures, "wait", lambda futures, **how: waiting.append(len(futures)) or real(futures, **how))
-    monkeypatch.setattr(pictures, "_use", lambda job, out: None)
+    monkeypatch.setattr(pictures, "_use", lambda job, folders: None)
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(pictures, "_pool", lambda processes: ProcessPoolExecutor(processes, fork))
-    look(cut([Job(f"{number}", "photo") for number in range(3000)]), tmp_path, 2)
+    look(cut([Job(f"{number}", "photo") for number in range(3000)], tmp_path), made(tmp_path), 2)
     assert max(waiting) == 8 and len(waiting) > 8
 
 

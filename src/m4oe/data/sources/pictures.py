@@ -37,13 +37,27 @@ KILLED = f"reading it killed its process, or took more than {SECONDS} seconds"
 
 @dataclass(frozen=True)
 class Job:
-    """One file to look at: a picture of `kind`, or a mask of `values`, or a folder of slices that becomes `target`, a
-    path from the folder of results on."""
+    """One file to look at: a picture of `kind`, or a mask of `values`, or a folder of slices that becomes `target`.
+
+    `path` starts at the release, `target` at the folder of results: both may lie elsewhere on another machine.
+    """
 
     path: str
     kind: str = ""
     values: tuple[int, ...] = ()
     target: str = ""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the release lies, where results go, and within them the records of what is done."""
+
+    raw: Path
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        return self.out / ".prepare"
 
 
 @dataclass(frozen=True)
@@ -53,29 +67,29 @@ class Chunk:
     jobs: tuple[Job, ...]
     name: str
 
-    def record(self, work: Path) -> Path:
-        return work / f"{self.name}.json"
+    def record(self, folders: Folders) -> Path:
+        return folders.work / f"{self.name}.json"
 
-    def problems(self, work: Path) -> dict[str, str]:
+    def problems(self, folders: Folders) -> dict[str, str]:
         """What was recorded: the reason by path, of files that cannot be used."""
-        found: dict[str, str] = json.loads(self.record(work).read_text(encoding="utf-8"))
+        found: dict[str, str] = json.loads(self.record(folders).read_text(encoding="utf-8"))
         return found
 
-    def is_done(self, work: Path) -> bool:
+    def is_done(self, folders: Folders) -> bool:
         """Recorded, and what was converted is still there."""
-        if not self.record(work).is_file():
+        if not self.record(folders).is_file():
             return False
-        lost = [job.path for job in self.jobs if not (work.parent / job.target).exists()]
-        return not lost or set(lost) <= self.problems(work).keys()
+        lost = {job.path for job in self.jobs if not (folders.out / job.target).exists()}
+        return not lost or lost <= self.problems(folders).keys()
 
 
-def cut(jobs: Sequence[Job]) -> list[Chunk]:
+def cut(jobs: Sequence[Job], raw: Path) -> list[Chunk]:
     """Chunks of jobs in order, those of one size together; what is converted is a chunk by itself."""
     by_size = {size: [job for job in jobs if _chunk_size(job) == size] for size in sorted(set(map(_chunk_size, jobs)))}
     groups = [
         tuple(alike[start : start + size]) for size, alike in by_size.items() for start in range(0, len(alike), size)
     ]
-    return [Chunk(group, _digest(group)) for group in groups]
+    return [Chunk(group, _digest(group, raw)) for group in groups]
 
 
 def _chunk_size(job: Job) -> int:
@@ -84,8 +98,8 @@ def _chunk_size(job: Job) -> int:
     return IMAGES if job.kind in ("mammogram", "xray", "photo", "pathology") else VOLUMES
 
 
-def _digest(jobs: Sequence[Job]) -> str:
-    facts = [(asdict(job), *_identity(Path(job.path))) for job in jobs]
+def _digest(jobs: Sequence[Job], raw: Path) -> str:
+    facts = [(asdict(job), *_identity(raw / job.path)) for job in jobs]
     return blake2b(json.dumps([VERSION, facts]).encode(), digest_size=12).hexdigest()
 
 
@@ -98,24 +112,24 @@ def _identity(path: Path) -> tuple[int, int]:
     return sum(file.st_size for file in found), max((file.st_mtime_ns for file in found), default=0)
 
 
-def look(chunks: Sequence[Chunk], work: Path, processes: int, progress: Progress | None = None) -> None:
-    """Looks at the chunks that have no record in the folder `work` yet, and writes one for each, and volumes beside it.
+def look(chunks: Sequence[Chunk], folders: Folders, processes: int, progress: Progress | None = None) -> None:
+    """Looks at the chunks that have no record yet, and writes one for each, and what is converted.
 
     A file that kills its process is found out by looking at its chunk again, one file in each process.
     progress(done, all) counts files, those of earlier runs included.
     """
-    todo = [chunk for chunk in chunks if not chunk.is_done(work)]
+    todo = [chunk for chunk in chunks if not chunk.is_done(folders)]
     total = sum(len(chunk.jobs) for chunk in chunks)
     done = total - sum(len(chunk.jobs) for chunk in todo)
     if progress is not None:
         progress(done, total)
-    for chunk in _finished(todo, work, max(1, min(processes, len(todo)))):
+    for chunk in _finished(todo, folders, max(1, min(processes, len(todo)))):
         done += len(chunk.jobs)
         if progress is not None:
             progress(done, total)
 
 
-def _finished(chunks: list[Chunk], work: Path, processes: int) -> Iterator[Chunk]:
+def _finished(chunks: list[Chunk], folders: Folders, processes: int) -> Iterator[Chunk]:
     """The chunks, each as soon as it is recorded."""
     left = list(reversed(chunks))
     while left:
@@ -124,15 +138,15 @@ def _finished(chunks: list[Chunk], work: Path, processes: int) -> Iterator[Chunk
         try:
             while left or running:
                 while left and len(running) < WAITING * processes:
-                    running[pool.submit(_look, left[-1], work)] = left[-1]
+                    running[pool.submit(_look, left[-1], folders)] = left[-1]
                     left.pop()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
                     yield running.pop(future)
         except BrokenProcessPool:
             for chunk in running.values():
-                if not chunk.is_done(work):
-                    _look_carefully(chunk, work)
+                if not chunk.is_done(folders):
+                    _look_carefully(chunk, folders)
                 yield chunk
         finally:
             pool.shutdown(cancel_futures=True)
@@ -158,52 +172,53 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _look(chunk: Chunk, work: Path) -> None:
-    _write(chunk.record(work), {job.path: reason for job in chunk.jobs if (reason := _reason(job, work.parent))})
+def _look(chunk: Chunk, folders: Folders) -> None:
+    _write(chunk.record(folders), {job.path: reason for job in chunk.jobs if (reason := _reason(job, folders))})
 
 
-def _look_carefully(chunk: Chunk, work: Path) -> None:
+def _look_carefully(chunk: Chunk, folders: Folders) -> None:
     """One process for each file, so that the one that kills it is known."""
     reasons = {}
     for job in chunk.jobs:
         with _pool(1) as pool:
             try:
-                reasons[job.path] = pool.submit(_reason, job, work.parent).result()
+                reasons[job.path] = pool.submit(_reason, job, folders).result()
             except BrokenProcessPool:
                 reasons[job.path] = KILLED
-    _write(chunk.record(work), {path: reason for path, reason in reasons.items() if reason})
+    _write(chunk.record(folders), {path: reason for path, reason in reasons.items() if reason})
 
 
 def _write(path: Path, found: dict[str, str]) -> None:
     write_whole(path, json.dumps(found, ensure_ascii=False, indent=0).encode())
 
 
-def _reason(job: Job, out: Path) -> str:
+def _reason(job: Job, folders: Folders) -> str:
     """Why a file cannot be used, the empty text where it can."""
     if hasattr(signal, "alarm"):
         signal.alarm(SECONDS)  # unhandled, it ends the process even within a decoder
     try:
-        _use(job, out)
+        _use(job, folders)
     except UserError as error:
-        return str(error)
+        return str(error).removeprefix(f"{folders.raw / job.path}: ")
     except MemoryError:
-        return f"{job.path}: does not fit in memory"
+        return "does not fit in memory"
     except OSError as error:
         if error.errno in FULL:
             raise
-        return f"{job.path}: {error.strerror or type(error).__name__}"
+        return error.strerror or type(error).__name__
     finally:
         if hasattr(signal, "alarm"):
             signal.alarm(0)
     return ""
 
 
-def _use(job: Job, out: Path) -> None:
+def _use(job: Job, folders: Folders) -> None:
     from m4oe.data.readers import read_mask, read_picture
 
+    path = folders.raw / job.path
     if job.target:
-        stack(Path(job.path), job.kind, out / job.target)
+        stack(path, job.kind, folders.out / job.target)
     elif job.values:
-        read_mask(job.path, job.values)
+        read_mask(str(path), job.values)
     else:
-        read_picture((job.path,), job.kind)
+        read_picture((str(path),), job.kind)

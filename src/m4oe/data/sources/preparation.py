@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from m4oe.data.sources.pictures import Chunk, Job, Progress, cut, look
+from m4oe.data.sources.pictures import Chunk, Folders, Job, Progress, cut, look
 from m4oe.data.sources.release import Release, Source, StudyTable
 from m4oe.data.sources.whole import sweep, write_whole
 from m4oe.errors import UserError
 
-WORK = ".prepare"
 MORE = "another version than docs/sources.md describes"
 
 
@@ -69,26 +68,26 @@ def prepare_source(
     written by whichever part is the last to end. The same release gives the same bytes, however often it was stopped.
     Raises UserError for a folder that is not such a release, and an `out` that holds something else.
     """
-    raw, out = Path(raw).resolve(), Path(out).resolve()
-    _refuse_folders(name, raw, out)
+    folders = Folders(Path(raw).resolve(), Path(out).resolve())
+    _refuse_folders(name, folders.raw, folders.out)
     turn, turns = _turn(part)
-    release = source.read(raw)
+    release = source.read(folders.raw)
     for study in release.studies:
         if study.table.empty:
-            raise UserError(f"{raw}: nothing of {study.name!r} is left; left out are {dict(release.left_out)}")
-    chunks, work = cut(_jobs(release, raw)), out / WORK
+            raise UserError(f"{folders.raw}: nothing of {study.name!r} is left; left out are {dict(release.left_out)}")
+    chunks = cut(_jobs(release), folders.raw)
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        look([chunk for place, chunk in enumerate(chunks) if place % turns == turn], work, _processes(), progress)
+        folders.work.mkdir(parents=True, exist_ok=True)
+        look([chunk for place, chunk in enumerate(chunks) if place % turns == turn], folders, _processes(), progress)
     except OSError as error:
         raise UserError(
-            f"{out}: cannot be written to ({error.strerror}); see to it, and the same command goes on"
+            f"{folders.out}: cannot be written to ({error.strerror}); see to it, and the same command goes on"
         ) from None
-    waiting = sum(len(chunk.jobs) for chunk in chunks if not chunk.is_done(work))
+    waiting = sum(len(chunk.jobs) for chunk in chunks if not chunk.is_done(folders))
     facts = _facts(release, source)
     if waiting:
         return Prepared((), *facts, pd.DataFrame(columns=_PROBLEM), waiting)
-    return _written(name, release, facts, chunks, raw, out)
+    return _written(name, release, facts, chunks, folders)
 
 
 _PROBLEM = ("study", "row", "column", "path", "reason")
@@ -119,16 +118,16 @@ def _processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _jobs(release: Release, raw: Path) -> list[Job]:
+def _jobs(release: Release) -> list[Job]:
     """A job for every file that the tables name, in their order."""
     jobs: dict[str, Job] = {}
     for study in release.studies:
         for column, kind in study.pictures.items():
             for cell in _filled(study.table[column]):
                 target = _target(column, cell) if column in release.stacks else ""
-                jobs[cell] = Job(str(raw / cell), kind, target=target)
+                jobs[cell] = Job(cell, kind, target=target)
         for column, values in study.masks.items():
-            jobs |= {cell: Job(str(raw / cell), values=values) for cell in _filled(study.table[column])}
+            jobs |= {cell: Job(cell, values=values) for cell in _filled(study.table[column])}
     return list(jobs.values())
 
 
@@ -147,39 +146,38 @@ def _facts(release: Release, source: Source) -> _Facts:
     return counts, release.left_out, release.notes
 
 
-def _written(name: str, release: Release, facts: _Facts, chunks: list[Chunk], raw: Path, out: Path) -> Prepared:
-    reasons = {path: reason for chunk in chunks for path, reason in chunk.problems(out / WORK).items()}
-    rows = [row for study in release.studies for row in _problem_rows(study, reasons, raw)]
-    table = pd.DataFrame(rows, columns=_PROBLEM)
-    for folder in (WORK, *release.stacks):
-        sweep(out / folder)
-    write_whole(out / "problems.csv", _csv(table))
-    paths = tuple(_write_study(study, release, reasons, raw, out) for study in release.studies)
+def _written(name: str, release: Release, facts: _Facts, chunks: list[Chunk], folders: Folders) -> Prepared:
+    reasons = {path: reason for chunk in chunks for path, reason in chunk.problems(folders).items()}
+    table = pd.DataFrame([row for study in release.studies for row in _problem_rows(study, reasons)], columns=_PROBLEM)
+    for folder in (folders.work, *(folders.out / column for column in release.stacks)):
+        sweep(folder)
+    write_whole(folders.out / "problems.csv", _csv(table))
+    paths = tuple(_write_study(study, release, reasons, folders) for study in release.studies)
     prepared = Prepared(paths, *facts, table)
-    write_whole(out / "prepared.json", json.dumps({"source": name, **prepared.to_json()}, indent=1).encode())
+    write_whole(folders.out / "prepared.json", json.dumps({"source": name, **prepared.to_json()}, indent=1).encode())
     return prepared
 
 
-def _problem_rows(study: StudyTable, reasons: Mapping[str, str], raw: Path) -> list[tuple[str, int, str, str, str]]:
+def _problem_rows(study: StudyTable, reasons: Mapping[str, str]) -> list[tuple[str, int, str, str, str]]:
     return [
-        (study.name, row + 2, column, cell, reasons[str(raw / cell)].removeprefix(f"{raw / cell}: "))
+        (study.name, row + 2, column, cell, reasons[cell])
         for column in (*study.pictures, *study.masks)
         for row, cell in enumerate(study.table[column])
-        if cell and str(raw / cell) in reasons
+        if cell in reasons
     ]
 
 
-def _write_study(study: StudyTable, release: Release, reasons: Mapping[str, str], raw: Path, out: Path) -> Path:
+def _write_study(study: StudyTable, release: Release, reasons: Mapping[str, str], folders: Folders) -> Path:
     """Writes NAME.csv, in which files that cannot be used are empty cells, and NAME.yaml; returns the latter."""
     table = study.table.copy()
     for column in (*study.pictures, *study.masks):
-        table[column] = ["" if str(raw / cell) in reasons else cell for cell in table[column]]
+        table[column] = ["" if cell in reasons else cell for cell in table[column]]
         if column in release.stacks:
-            table[column] = [str(out / _target(column, cell)) if cell else "" for cell in table[column]]
-    write_whole(out / f"{study.name}.csv", _csv(table))
-    facts = {"name": study.name, "table": f"{study.name}.csv", "root": str(raw), **study.facts}
+            table[column] = [str(folders.out / _target(column, cell)) if cell else "" for cell in table[column]]
+    write_whole(folders.out / f"{study.name}.csv", _csv(table))
+    facts = {"name": study.name, "table": f"{study.name}.csv", "root": str(folders.raw), **study.facts}
     text = yaml.safe_dump(facts, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
-    path = out / f"{study.name}.yaml"
+    path = folders.out / f"{study.name}.yaml"
     write_whole(path, text.encode())
     return path
 
