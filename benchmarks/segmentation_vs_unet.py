@@ -128,7 +128,7 @@ def _study(folder: Path, table: pd.DataFrame, modality: str, facts: dict[str, ob
 class UNets(nn.Module):
     """A MONAI U-Net behind the interface of a segmenter: one data set, one label set."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, residual_units: int) -> None:
         super().__init__()
         from monai.networks.nets import UNet
 
@@ -137,9 +137,9 @@ class UNets(nn.Module):
             spatial_dims=2,
             in_channels=schema.shape(self.stream)[0],
             out_channels=len(self.task.classes),
-            channels=(32, 64, 128, 256, 320),
+            channels=(16, 32, 64, 128, 256),
             strides=(2, 2, 2, 2),
-            num_res_units=2,
+            num_res_units=residual_units,
         )
 
     def forward(self, batch: Batch, tasks: object = None) -> Prediction:
@@ -153,7 +153,7 @@ class UNets(nn.Module):
         return self.network(padded)[..., :h, :w]
 
 
-def unet_dice(study: Path, config: Config, minutes: float, out: Path) -> tuple[dict[str, float], float]:
+def unet_dice(study: Path, config: Config, minutes: float, units: int, out: Path) -> tuple[dict[str, float], float]:
     """Test Dice by class of a U-Net of this study alone, and the seconds of its training."""
     cohorts = [load_cohort(load_study(study))]
     splits = split_exams(cohorts)
@@ -163,7 +163,7 @@ def unet_dice(study: Path, config: Config, minutes: float, out: Path) -> tuple[d
     torch.manual_seed(config.train.seed)
     phase = config.phases[0].model_copy(update={"max_minutes": minutes, "max_epochs": 10_000})
     started = time.monotonic()
-    network = fit_phase(UNets(schema), phase, Fold(cohorts, schema, splits, out / "cache"), config, out, DEVICE)
+    network = fit_phase(UNets(schema, units), phase, Fold(cohorts, schema, splits, out / "cache"), config, out, DEVICE)
     seconds = time.monotonic() - started
     predictor = VolumePredictor(Artifact(network.eval(), config.model, schema), DEVICE)
     parts = predictor.stream(rows_of(cohorts, splits, "test", schema))
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of the joint model; each U-Net has a third")
     parser.add_argument("--seed", type=int, default=0, help="of the splits and of training")
     parser.add_argument("--only", choices=["joint", "unets"])
+    parser.add_argument("--residual-units", type=int, default=0, help="of the U-Nets' blocks; 0: plain, the fastest")
     parser.add_argument("overrides", nargs="*", help="of the config of both, e.g. train.batch_size=32")
     args = parser.parse_intermixed_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -211,7 +212,7 @@ def main() -> None:
         sides["MONAI U-Nets, one a set"] = {}
         for study in studies:
             out = args.out / "unets" / study.parent.name
-            dice, seconds = unet_dice(study, config, args.minutes / len(studies), out)
+            dice, seconds = unet_dice(study, config, args.minutes / len(studies), args.residual_units, out)
             sides["MONAI U-Nets, one a set"] |= dice
             print(f"U-Net {study.parent.name}: {seconds:.0f} s")
     print(table_of(sides).round(3).to_string())
