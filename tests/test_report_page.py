@@ -290,3 +290,23 @@ def test_folds_without_pooled_tables_are_read_together(run, tmp_path):
         shutil.copytree(run, whole / fold)
     page = report_of(whole)
     assert "48 epochs" in page.text and (page.open, page.wrong) == ([], [])
+
+
+def test_a_finding_without_named_classes_is_called_by_its_task(copy):
+    """A binary task whose study gives no names has the classes 0 and 1 in every file of the run."""
+    config = json.loads((copy / "model/config.json").read_text())
+    config["schema"]["tasks"][0]["classes"] = ["0", "1"]
+    (copy / "model/config.json").write_text(json.dumps(config))
+    for name in ("predictions.csv", "contributions.csv"):
+        (copy / name).write_text((copy / name).read_text().replace("malignancy,malignant,", "malignancy,1,"))
+    page = report_of(copy)
+    assert "Said malignancy, true malignancy" in page.text and "Said not malignancy, true not" in page.text
+    assert "towards malignancy" in page.text and "Guessing scores the prevalence: malignancy" in page.text
+    assert "towards 1" not in page.text and "true 1" not in page.text and "true 0" not in page.text
+
+
+def test_a_reason_for_withholding_calls_metrics_by_their_names(copy):
+    routing = json.loads((copy / "routing.json").read_text())
+    routing["withheld"] = {"risk": "its validation c index 0.51 does not surely beat chance"}
+    (copy / "routing.json").write_text(json.dumps(routing))
+    assert "its validation C-index 0.51 does not surely beat chance" in report_of(copy).text

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from m4oe.report.svg import HUES, INK, MUTED, Plane, line, picture, tag, text
+from m4oe.report.words import plural
 
 MOST_POINTS = 200
 Range = tuple[float, float]
@@ -54,12 +55,12 @@ def chart(
     drawn = [*plane.y_axis(axes[1]), *plane.x_axis(axes[0])]
     if diagonal:
         drawn.append(line(plane.x(0), plane.y(0), plane.x(1), plane.y(1), class_="diagonal"))
-    for x, name in marks:
-        drawn.append(line(plane.x(x), plane.top, plane.x(x), plane.height - plane.bottom, class_="diagonal"))
-        drawn.append(text(plane.x(x) + 4, plane.top + 9, name, class_="halo"))
+    uprights = [(plane.x(x), name) for x, name in marks]
+    drawn += [line(x, plane.top, x, plane.height - plane.bottom, class_="diagonal") for x, _ in uprights]
     hues = [HUES[(place if curve.hue is None else curve.hue) % len(HUES)] for place, curve in enumerate(lines)]
     for curve, hue in zip(lines, hues, strict=True):
         drawn += _curve(plane, curve, hue)
+    drawn += [text(x + 4, plane.top + 9 + 13 * (n % 2), name, class_="halo") for n, (x, name) in enumerate(uprights)]
     legend = [(curve.name, hue, curve.dashed) for curve, hue in zip(lines, hues, strict=True) if curve.name]
     label = f"{title}: {axes[1]} against {axes[0]}" + (
         f"; {', '.join(name for name, _, _ in legend)}" if legend else ""
@@ -113,7 +114,7 @@ def strips(title: str, groups: Mapping[str, Sequence[float]], axis: str, caption
 
 
 def _strip(plane: Plane, top: float, name: str, values: list[float], hue: str) -> list[Markup]:
-    drawn = [text(plane.left + 2, top + 11, f"{name} · {len(values)} exams", class_="name halo")]
+    drawn = [text(plane.left + 2, top + 11, f"{name} · {plural(len(values), 'exam')}", class_="name halo")]
     if not values:
         return drawn
     lower, median, upper = (plane.x(float(value)) for value in np.percentile(values, [25, 50, 75]))

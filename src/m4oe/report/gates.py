@@ -61,13 +61,16 @@ class GateMaps:
             self.note = "No maps: the run has no model; 'm4oe train' makes it."
         elif artifact.phase.routing == "modality":
             self.note = "Each picture goes whole to the expert of its modality, so that there is nothing to map."
-        elif _has_gate(artifact):
+        elif _experts(artifact) > 1:
             return Slicewise(artifact.network, artifact.schema.plan, torch.device("cpu"))
+        else:
+            self.note = "One expert serves all, so that there is nothing to map."
         return None
 
 
-def _has_gate(artifact: Artifact) -> bool:
-    return artifact.model.segmenter.experts != "none"
+def _experts(artifact: Artifact) -> int:
+    own = artifact.model.segmenter
+    return 0 if own.experts == "none" else max(experts_of(artifact.schema.modalities, own.expert_of)) + 1
 
 
 def _shots(view: View, found: Mapping[str, ndarray]) -> list[tuple[str, str]]:

@@ -165,7 +165,8 @@ def learning_section(run: RunFolder) -> Section:
     drawn = [figure for name, axis, keys in panels if (figure := _history(name, axis, keys, folds)) is not None]
     seconds = sum(float(line.get("seconds", 0)) for line in run.log)
     phases = list(dict.fromkeys(str(line.get("phase", "train")) for line in run.log))
-    words = f"{plural(len(run.log), 'epoch')} in {seconds / 60:.1f} minutes, phase {', '.join(phases)}."
+    trained = f"{'phases' if len(phases) > 1 else 'phase'} {', '.join(phases)}"
+    words = f"{plural(len(run.log), 'epoch')} in {seconds / 60:.1f} minutes, {trained}."
     return Section("learning", heading, {"figures": drawn, "words": words})
 
 
