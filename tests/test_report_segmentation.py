@@ -259,6 +259,15 @@ def test_what_is_absent_is_named_and_the_page_stands(copy, name):
     assert {"plan.json": "16 × 16", "model": "No maps: the run has no model"}.get(name, f"No {name}") in page.text
 
 
+def test_experts_are_named_after_modalities_where_they_were_told_them(copy):
+    assert "expert 1 (mr)" in report_of(copy).text
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["phases"] = [{"name": "train", "routing": "gate"}]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    text = report_of(copy).text
+    assert "expert 1 (" not in text and "expert 2" in text and "In brackets" not in text
+
+
 def test_hard_routing_has_no_maps(copy):
     config = json.loads((copy / "model" / "config.json").read_text())
     config["phase"]["routing"] = "modality"

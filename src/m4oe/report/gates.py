@@ -90,7 +90,7 @@ def telling_layers(layers: Sequence[str]) -> list[str]:
 
 
 def layer_words(layer: str) -> str:
-    """ "encoder.0.1" as people count: Encoder 1.2, the second block of its finest stage."""
+    """A layer as people count, Encoder 1.2 of "encoder.0.1": the second block of its finest stage."""
     half, stage, block = layer.split(".")
     return f"{title(half)} {int(stage) + 1}.{int(block) + 1}"
 
@@ -120,17 +120,22 @@ def gate_section(run: RunFolder, maps: GateMaps) -> Section:
     ]
     unseen = [name for place, name in enumerate(modalities) if not loads[:, place].any()]
     content: dict[str, Any] = {
-        "figures": figures, "unseen": unseen, "note": maps.note, "shared": _shared(run),
+        "named": any("(" in name for name in experts),
+        "figures": figures,
+        "unseen": unseen,
+        "note": maps.note,
+        "shared": _shared(run),
         "maps": [maps.maps[name] for name in modalities if name in maps.maps],
         "legend": [(name, HUES[place % len(HUES)]) for place, name in enumerate(experts)],
-    }  # fmt: skip
+    }
     return Section("gate", heading, content)
 
 
 def expert_names(run: RunFolder, count: int) -> list[str]:
-    """ "expert 1 (ct)": with the modalities that an expert has, or began with."""
+    """Names such as "expert 1 (ct)": with the modalities that an expert began with, bare where it was told none."""
     own = (run.facts.get("model") or run.config.get("model") or {}).get("segmenter", {}).get("expert_of", {})
-    modalities = () if run.schema is None else run.schema.modalities
+    told = run.growth is not None or any(one.get("routing") == "modality" for one in run.config.get("phases", ()))
+    modalities = run.schema.modalities if told and run.schema is not None else ()
     served: dict[int, list[str]] = {}
     for modality, expert in zip(modalities, experts_of(modalities, own) if modalities else ()):
         served.setdefault(expert, []).append(plain(modality))
