@@ -18,6 +18,7 @@ from dicoms import item, save
 from m4oe.data.check import check_studies
 from m4oe.data.dataset import ExamDataset
 from m4oe.data.intake import cohorts_from
+from m4oe.data.readers import mammogram as mammogram_reader
 from m4oe.data.readers import read_mask, read_picture
 from m4oe.data.readers.dicom import facts_of
 from m4oe.data.readers.mammogram import MODIFIER_CODES, VIEW_CODES, breast_box
@@ -308,6 +309,22 @@ def test_the_box_turns_with_the_picture(turn):
     tolerance = 0.03 * max(turn(marked).shape)
     for (start, stop), places in zip(found, expected):
         assert abs(start - places[0]) <= tolerance and abs(stop - 1 - places[-1]) <= tolerance
+
+
+@pytest.mark.parametrize("shape", [(256, 200), (257, 200), (1000, 800), (2294, 1914), (800, 1000)])
+def test_a_box_found_on_few_pixels_is_that_found_on_all(shape, monkeypatch):
+    """To within the distance of the pixels that are looked at: of 256 rows all, of 257 every second."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    inside = ((rows - shape[0] / 2) / (0.4 * shape[0])) ** 2 + (columns / (0.7 * shape[1])) ** 2 < 1
+    values = (np.where(inside, 2000.0, 100.0) + RNG.normal(0, 20, shape)).astype(np.float32)
+    looked_at, otsu = [], mammogram_reader._otsu
+    monkeypatch.setattr(mammogram_reader, "_otsu", lambda few: looked_at.append(few.shape) or otsu(few))
+    found = np.array(breast_box(values))
+    monkeypatch.setattr(mammogram_reader, "COARSE", max(shape))
+    everything = np.array(breast_box(values))
+    few, all_ = looked_at
+    assert all_ == shape and 128 <= max(few) <= 256
+    assert np.abs(found - everything).max() <= (0 if max(shape) <= 256 else -(-max(shape) // 256))
 
 
 def test_where_nothing_stands_out_the_box_is_the_picture():

@@ -5,6 +5,7 @@ Axes: H rows · W columns.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,8 @@ LETTERS = {"ID": "implant displaced", "S": "spot compression", "M": "magnificati
 SKIN = 0.25
 MARGIN = 0.02
 LEAST_AREA, LEAST_SHARE = 0.02, 0.5  # of the picture, and of all that is bright
-COARSE, THIN = 512, 100
+COARSE = 256  # rows or columns that are looked at, at most
+THIN = 100  # what is thinner than about two of so many parts of the picture is a rim
 
 
 @dataclass(frozen=True)
@@ -174,15 +176,16 @@ def _code(item: Any) -> str:
 
 def breast_box(values: ndarray) -> Box:
     """((top, bottom), (left, right)) of the largest bright thing in `values` (H, W), with a margin; all, where there
-    is none that is large enough.
+    is none that is large enough. Only every n-th row and column is looked at, so that the cost is that of a small
+    picture; the margin is wider than what may be missed.
 
     Bright is what is a quarter of the way from the background to Otsu's threshold: the skin is not much brighter than
     the air. Markers and labels, which are smaller, and the rim of a film, which is thin, fall outside.
     """
     from scipy import ndimage
 
-    step = max(1, max(values.shape) // COARSE)
-    coarse = values[::step, ::step]
+    step = math.ceil(max(values.shape) / COARSE)
+    coarse = np.ascontiguousarray(values[::step, ::step])
     parting = _otsu(coarse)
     background = float(np.median(coarse[coarse <= parting]))
     bright = coarse > background + SKIN * (parting - background)
