@@ -5,9 +5,9 @@
 Preset `paper` with three experts in both halves and heads of 14, 3 and 16 classes, 224 px, batches of 8 slices of
 three modalities. Ours, in bfloat16 where the processor is fast at it, with hard routing, a top-1 gate and the dense
 gate; the twin (tests/twin_segmenter.py) in float32 with all experts in a list. A training step is forward, loss,
-backward and AdamW, fused as ours trains, torch's default for the twin. Times are medians of steps taken in turn in one process, by the clock and of the processor,
-which counts all threads and is the steadier where others use the machine; memory is the largest resident set of a
-process that does nothing else, weights included.
+backward and AdamW, fused as ours trains, torch's default for the twin. Times are medians of steps taken in turn in one
+process, by the clock and of the processor, which counts all threads and is the steadier where others use the machine;
+memory is the largest resident set of a process that does nothing else, weights included.
 """
 
 from __future__ import annotations
