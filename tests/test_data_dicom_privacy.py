@@ -154,7 +154,8 @@ def test_facts_are_words_of_closed_lists_and_numbers(tmp_path):
     """A new field of free text would have to be put into this test by hand."""
     facts = facts_of(write(tmp_path / "a.dcm", planted(Modality="MG")))
     assert list(vars(facts)) == [
-        "modality", "intent", "view", "lossy", "burnt_in", "implant", "mammography", "synthetic", "patient",
+        "modality", "intent", "view", "lossy", "burnt_in", "implant", "mammography", "synthetic", "tomosynthesis",
+        "patient", "study",
     ]  # fmt: skip
     assert facts == Facts(modality="MG")
 

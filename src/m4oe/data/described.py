@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
 from m4oe.data.readers import dicom
+from m4oe.data.table import SIDES
 from m4oe.errors import UserError, unknown
 from m4oe.study import Input, Study
 
@@ -23,6 +24,17 @@ def pictures_of(study: Study) -> dict[str, Input]:
 
 def words_of(text: str) -> set[str]:
     return {word for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
+
+
+def fits(words: Set[str], name: str, source: Input) -> bool:
+    """Whether all words of the input's name, or else all values of its `where`, are among the `words` of a file."""
+    told = [str(value) for value in source.where.values()]
+    return words_of(name) <= words or (bool(told) and all(words_of(value) <= words for value in told))
+
+
+def of_one_side(study: Study) -> bool:
+    """Whether an exam shows one side, which its table tells, rather than inputs of both."""
+    return any(one.laterality and one.laterality.lower() not in SIDES for one in pictures_of(study).values())
 
 
 def describing(trained: Sequence[Study], given: Iterable[str]) -> Study:

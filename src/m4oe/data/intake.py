@@ -5,7 +5,7 @@ Inputs are those of the studies that the model was trained on; labels are read w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,18 @@ import numpy as np
 import pandas as pd
 
 from m4oe.data.columns import read_table
-from m4oe.data.described import Paths, describing, key_of, pictures_of, scans_in, sole_keys, words_of
+from m4oe.data.described import (
+    Paths,
+    describing,
+    fits,
+    key_of,
+    of_one_side,
+    pictures_of,
+    scans_in,
+    sole_keys,
+    words_of,
+)
+from m4oe.data.raw_mammograms import raw_exams
 from m4oe.data.table import SIDES, Cohort, load_cohort
 from m4oe.errors import UserError, unknown
 from m4oe.study import Input, Study, load_study
@@ -88,6 +99,8 @@ def _first(study: Study) -> str:
 def _cohorts_in(folder: Path, trained: Sequence[Study]) -> list[Cohort]:
     """Of a folder; where studies have a single picture input each, its files are sorted by their modality."""
     keys = sole_keys(trained)
+    if (keys is None or len(keys) == 1) and (raw := raw_exams(folder, trained[0])):
+        return [_cohort_of_files(trained[0], raw)]
     if keys is None:
         return [_cohort_of_files(trained[0], _exams_in(folder, trained[0]))]
     sorted_: dict[str, dict[str, dict[str, Paths]]] = {}
@@ -115,12 +128,11 @@ def _matched(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
     """{exam: {input: file}}: the folder is one exam; FOLDER_left and FOLDER_right where it holds the DICOM mammograms
     of both sides, and an exam of the study is of one side, which its table tells."""
     facts = {path: _facts(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
-    one_side = any(one.laterality and one.laterality.lower() not in SIDES for one in pictures_of(study).values())
-    parted = one_side and {"left", "right"} <= {told.view.side for told in facts.values() if told is not None}
+    parted = of_one_side(study) and {"left", "right"} <= {told.view.side for told in facts.values() if told is not None}
     found: dict[str, dict[str, Paths]] = {folder.name: {}}
     for path, told in facts.items():
         words = words_of(path.name) | (told.words if told is not None else set())
-        names = [name for name, source in pictures_of(study).items() if _fits(words, name, source)]
+        names = [name for name, source in pictures_of(study).items() if fits(words, name, source)]
         exam = f"{folder.name}_{told.view.side}" if parted and told and told.view.side else folder.name
         given = found.setdefault(exam, {})
         if len(names) > 1:
@@ -142,12 +154,6 @@ def _facts(path: Path) -> Facts | None:
         return dicom.facts_of(path)
     except UserError:
         return None
-
-
-def _fits(words: Set[str], name: str, source: Input) -> bool:
-    """Whether all words of the input's name, or else all values of its `where`, are among the `words` of a file."""
-    told = [str(value) for value in source.where.values()]
-    return words_of(name) <= words or (bool(told) and all(words_of(value) <= words for value in told))
 
 
 def _cohort_of_files(study: Study, exams: Mapping[str, Mapping[str, Paths]]) -> Cohort:

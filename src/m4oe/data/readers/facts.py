@@ -42,10 +42,11 @@ INTENT_OF_CLASS: Mapping[str, Literal["presentation", "processing"]] = {
 # JPEG 2000 and the others lose nothing under some transfer syntaxes; under these they may, or do.
 LOSSY = (".4.50", ".4.51", ".4.81", ".4.91", ".4.203")
 MADE_FROM_TOMOSYNTHESIS = re.compile(r"C-?VIEW|S2D|SYNTHETIC|SYNTHESI[SZ]ED|INSIGHT ?2D|V-?PREVIEW")
+TOMOSYNTHESIS = "1.2.840.10008.5.1.4.1.1.13.1.3"
 MAMMOGRAPHY = (
     "1.2.840.10008.5.1.4.1.1.1.2",
     "1.2.840.10008.5.1.4.1.1.1.2.1",
-    "1.2.840.10008.5.1.4.1.1.13.1.3",
+    TOMOSYNTHESIS,
     "1.2.840.10008.5.1.4.1.1.13.1.4",
     "1.2.840.10008.5.1.4.1.1.13.1.5",
 )
@@ -57,7 +58,7 @@ class Facts:
     seen (presentation) or raw (processing), None where not told · view: side and view of a breast, where told · lossy:
     compressed with loss · burnt_in: text stands in the pixels, None where not told · implant: in the breast, None
     where not told · mammography: the object's class is one of mammography · synthetic: computed from a tomosynthesis ·
-    patient: a hash, only with a salt.
+    tomosynthesis: a stack of slices of a breast · patient, study: hashes, only with a salt.
     """
 
     modality: str | None = None
@@ -68,15 +69,19 @@ class Facts:
     implant: bool | None = None
     mammography: bool = False
     synthetic: bool = False
+    tomosynthesis: bool = False
     patient: str | None = None
+    study: str | None = None
 
     @property
     def words(self) -> frozenset[str]:
-        """What a mammogram is, as words by which an input may be named: ffdm or synthetic2d, cc, left. Else none."""
+        """What a mammogram is, as words by which an input may be named: ffdm, synthetic2d (or syn) or
+        tomosynthesis; cc; left. Else none."""
         if self.modality != "MG" and not self.mammography:
             return frozenset()
-        form = "synthetic2d" if self.synthetic else "ffdm"
-        return frozenset(word.lower() for word in (form, self.view.side, self.view.view) if word)
+        synthetic = ("synthetic2d", "syn") if self.synthetic else ()
+        form = synthetic or ("tomosynthesis" if self.tomosynthesis else "ffdm",)
+        return frozenset(word.lower() for word in (*form, self.view.side, self.view.view) if word)
 
     def notes(self, kind: str) -> tuple[str, ...]:
         """What one should know who takes this picture for an input of `kind`; one sentence each."""
@@ -87,7 +92,6 @@ def facts_in(dataset: Any, salt: str | None = None) -> Facts:
     """The facts in a data set."""
     uid = str(dataset.get("SOPClassUID", ""))
     intent = INTENTS.get(text(dataset, "PresentationIntentType"), INTENT_OF_CLASS.get(uid))
-    patient = text(dataset, "PatientID")
     return Facts(
         modality=term(dataset, "Modality", KNOWN),
         intent=intent,
@@ -97,8 +101,15 @@ def facts_in(dataset: Any, salt: str | None = None) -> Facts:
         implant=_yes(dataset, "BreastImplantPresent"),
         mammography=uid in MAMMOGRAPHY,
         synthetic=_synthetic(dataset),
-        patient=pseudonym(patient, salt) if salt is not None and patient else None,
+        tomosynthesis=uid == TOMOSYNTHESIS,
+        patient=_hashed(dataset, "PatientID", salt),
+        study=_hashed(dataset, "StudyInstanceUID", salt),
     )
+
+
+def _hashed(dataset: Any, keyword: str, salt: str | None) -> str | None:
+    identity = text(dataset, keyword)
+    return pseudonym(identity, salt) if salt is not None and identity else None
 
 
 def pseudonym(identity: str, salt: str) -> str:

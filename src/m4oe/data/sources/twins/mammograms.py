@@ -23,13 +23,15 @@ def write_mammogram(
     side: str,
     view: str,
     patient: str = "",
+    exam: int | None = None,
     density: str = "B",
     suspicious: bool = False,
     synthetic: bool = False,
     inverted: bool = False,
     packed: bool = False,
 ) -> None:
-    """Writes one picture; `number` seeds what is drawn and makes its ids. inverted: stored as MONOCHROME1 · packed: as
+    """Writes one picture; `number` seeds what is drawn and makes its ids, `exam` that of its study; by default
+    each picture has its own. inverted: stored as MONOCHROME1 · packed: as
     JPEG 2000, without loss."""
     rng = np.random.default_rng([7, number])
     look = mammogram.Look("mlo" if view in OBLIQUE else "cc", synthetic, SHARES[density], 0.5, suspicious, None)
@@ -39,6 +41,7 @@ def write_mammogram(
     pixels = 2**BITS - 1 - pixels if inverted else pixels
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset = _dataset(pixels, number, side, view, patient, inverted, synthetic)
+    dataset.StudyInstanceUID = f"{ROOT}.{number + 1 if exam is None else exam + 1}.2"
     if packed:
         dataset.compress("1.2.840.10008.1.2.4.90", pixels.copy(), generate_instance_uid=False)
     dataset.save_as(path, enforce_file_format=True)
@@ -55,7 +58,7 @@ def _dataset(
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID(f"{ROOT}.{number + 1}.1")
-    made.StudyInstanceUID, made.SeriesInstanceUID = UID(f"{ROOT}.{number + 1}.2"), UID(f"{ROOT}.{number + 1}.3")
+    made.SeriesInstanceUID = UID(f"{ROOT}.{number + 1}.3")
     made.Modality, made.PresentationIntentType = "MG", "FOR PRESENTATION"
     made.PatientID, made.PatientSex = patient, "F"
     made.ImageLaterality, made.ViewPosition = side, view

@@ -37,7 +37,16 @@ def _patient(folder: Path, patient: int, part: str = "train") -> Iterator[dict[s
         path = folder / f"{part}_images" / str(10000 + patient) / f"{number}.dcm"
         suspicious, inverted, packed = bool(cancer[side]), patient % 2 == 1, patient == 3
         write_mammogram(
-            path, number, side=side, view=view, density=density, suspicious=suspicious, inverted=inverted, packed=packed
+            path,
+            number,
+            side=side,
+            view=view,
+            patient=str(10000 + patient),
+            exam=patient,
+            density=density,
+            suspicious=suspicious,
+            inverted=inverted,
+            packed=packed,
         )
         yield {
             "site_id": site,
