@@ -137,7 +137,7 @@ def _preferred(earlier: Shot, later: Shot) -> Shot:
         return later if earlier.raw else earlier
     if later.facts.study is None or later.facts.study != earlier.facts.study:
         raise UserError(
-            f"{earlier.path} and {later.path}: two files for the input {later.input!r} of one exam, and their headers do not "
-            "say that they are of one study; put each exam into a folder of its own"
+            f"{earlier.path} and {later.path}: two files for the input {later.input!r} of one exam, and their headers "
+            "do not say that they are of one study; put each exam into a folder of its own"
         )
     return later
