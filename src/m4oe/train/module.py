@@ -22,6 +22,8 @@ from m4oe.train.validation import Seen
 # Of the learning rate. A head that is quick to shrink gives up a task before the encoder has found what it needs, and
 # through a head near zero no gradient comes back to find it.
 HEAD_PACE = 0.2
+# A gate starts blind among experts that know their work: it must find them before blending makes them alike.
+GATE_PACE = 10.0
 
 
 class Schedule:
@@ -119,16 +121,20 @@ class Training(pl.LightningModule):
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; vectors (norms, biases, scales) are not decayed, and heads neither: they learn at HEAD_PACE."""
+        """AdamW; vectors (norms, biases, scales) are not decayed, and heads neither: they learn at HEAD_PACE, gates at
+        GATE_PACE."""
         used = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
         heads = {name for name in used if name.endswith("head.value.weight")}
-        bare = {name for name, parameter in used.items() if parameter.ndim < 2 or name in self.undecayed} - heads
+        gates = {name for name in used if ".gate." in name}
+        bare = {name for name, parameter in used.items() if parameter.ndim < 2 or name in self.undecayed}
+        bare -= heads | gates
         groups = [
             {"params": [used[name] for name in names], "weight_decay": decay, "pace": pace}
             for names, decay, pace in (
-                ([name for name in used if name not in heads | bare], self.weight_decay, 1.0),
+                ([name for name in used if name not in heads | gates | bare], self.weight_decay, 1.0),
                 ([name for name in used if name in bare], 0.0, 1.0),
                 ([name for name in used if name in heads], 0.0, HEAD_PACE),
+                ([name for name in used if name in gates], 0.0, GATE_PACE),
             )
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=self.learning_rate, fused=True)

@@ -134,9 +134,8 @@ def with_neighbours(slices: ndarray, place: int, context: int) -> ndarray:
 
 
 class Balance:
-    """Which slice to draw. Each study and modality counts by the fourth root of its labelled slices, so that a small
-    study is not lost beside a large one; a third of draws is of a class other than background, all classes of a study
-    alike; within these, exams count alike."""
+    """Which slice to draw. Studies and modalities count alike, so that a small study is not lost beside a large one; a
+    third of draws is of a class other than background, all classes of a study alike; within these, exams count alike."""
 
     def __init__(self, stacks: Sequence[Stack]) -> None:
         groups: dict[tuple[str, str], list[Stack]] = {}
@@ -144,13 +143,11 @@ class Balance:
             if len(stack.labelled):
                 groups.setdefault((stack.cohort.study.name, stack.stream.name), []).append(stack)
         self.groups = list(groups.values())
-        roots = np.array([sum(len(stack.labelled) for stack in group) for group in self.groups]) ** 0.25
-        self.chances = roots / roots.sum()
         self.classes = [_classes(group) for group in self.groups]
 
     def draw(self, rng: np.random.Generator) -> tuple[Stack, int, tuple[int, int] | None]:
         """A stack, a slice of it, and (place of a task in the stack's, class) of which it is sure to hold a pixel."""
-        group, forced = int(rng.choice(len(self.groups), p=self.chances)), rng.random() < FORCED
+        group, forced = int(rng.integers(len(self.groups))), rng.random() < FORCED
         if forced and self.classes[group]:
             task, index, having = self.classes[group][rng.integers(len(self.classes[group]))]
             stack = having[rng.integers(len(having))]
