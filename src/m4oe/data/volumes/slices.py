@@ -134,8 +134,9 @@ def with_neighbours(slices: ndarray, place: int, context: int) -> ndarray:
 
 
 class Balance:
-    """Which slice to draw. Studies and modalities count alike, so that a small study is not lost beside a large one; a
-    third of draws is of a class other than background, all classes of a study alike; within these, exams count alike."""
+    """Which slice to draw. Studies and modalities count alike, so that a small one is not lost beside a large one; a
+    third of draws is of a class other than background, all classes of a study alike; within these, exams count alike.
+    """
 
     def __init__(self, stacks: Sequence[Stack]) -> None:
         groups: dict[tuple[str, str], list[Stack]] = {}
