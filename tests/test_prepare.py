@@ -10,12 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -25,8 +27,9 @@ from m4oe.data.sources import SOURCES, pictures, preparation, prepare
 from m4oe.data.sources.pictures import Folders, Job, cut, look
 from m4oe.data.sources.twins import write_twin
 from m4oe.errors import UserError
+from m4oe.runs import evaluate_run
 from m4oe.study import load_study
-from small_runs import trained
+from small_runs import log_of, trained
 
 NAMES = tuple(SOURCES)
 STUDIES = {"amos22": ("amos22-ct", "amos22-mr")}
@@ -39,6 +42,9 @@ SMALL_SEGMENTER = (
     "model.segmenter.window=4",
     "train.slices_per_epoch=16",
 )
+WHOLE_EPOCH = ("train.batch_size=128",)  # a step is an epoch
+FEW_SLICES = (*SMALL_SEGMENTER, "train.slices_per_epoch=4", "train.batch_size=4")
+STEPS = {name: FEW_SLICES if name in ("flare22", "amos22", "atlas23") else WHOLE_EPOCH for name in NAMES}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,11 +98,23 @@ def test_a_prepared_twin_passes_the_check(place, name):
     assert pd.read_csv(out / "problems.csv").columns.tolist() == ["study", "row", "column", "path", "reason"]
 
 
-@pytest.mark.parametrize("name", ["gamma", pytest.param("embed", marks=pytest.mark.slow)])
-def test_a_prepared_twin_trains(place, name, tmp_path):
+def test_all_seven_are_tried():
+    assert len(NAMES) == len(STEPS) == 7
+
+
+@pytest.mark.parametrize("name", [pytest.param("embed", marks=pytest.mark.slow), *sorted({*NAMES} - {"embed"})])
+def test_a_prepared_twin_trains_two_steps_and_is_evaluated(place, name, tmp_path):
+    """After prepare and check, which the test above makes."""
     _, out = place(name)
-    run = trained(studies(name, out), tmp_path / "run", "train.max_epochs=1")
-    assert set(load_study(studies(name, out)[0]).tasks) == set(json.loads((run / "metrics.json").read_text())["test"])
+    run = trained(studies(name, out), tmp_path / "run", "train.max_epochs=2", *STEPS[name])
+    lines = log_of(run)  # an epoch is a step; a segmenter has several phases, the last of which is longer
+    assert min(Counter(line["phase"] for line in lines).values()) == 2
+    assert all(np.isfinite(line["train"]["loss"]) for line in lines)
+    metrics = (run / "metrics.json").read_text()
+    found = evaluate_run(run, [], tmp_path / "again", torch.device("cpu"))
+    assert found == json.loads(metrics) == json.loads((tmp_path / "again" / "metrics.json").read_text())
+    tasks = {task for path in studies(name, out) for task in load_study(path).tasks}
+    assert set(found["test"]) == tasks and all(found["test"][task] for task in tasks)
 
 
 def test_breasts_of_two_releases_share_density_in_one_run(place, tmp_path):

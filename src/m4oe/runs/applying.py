@@ -43,6 +43,7 @@ def evaluate_run(run: Path, studies: Sequence[Path], out: Path | None, device: t
     splits = read_table(run / "splits.csv")
     training = survival_labels(cohorts, splits[splits["split"] == "train"], artifact.schema)
     metrics = metrics_of(run, artifact, cohorts, training)
+    (out or run).mkdir(parents=True, exist_ok=True)
     write_metrics(metrics, (out or run) / "metrics.json")
     return metrics
 
