@@ -6,8 +6,9 @@ Axes as in batch.py: C channels · V numbers of a vector · `size`, pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from m4oe.data.augmentation import Augmentation, sample_augmentation
+from m4oe.data.cache import Cache, identity
 from m4oe.data.readers import Picture, read_picture
 from m4oe.data.samples import Loaded, Sample, collate, exam_sample, fitted, fitted_mask
 from m4oe.data.table import Cohort
@@ -33,7 +35,8 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
 
     augment: strength of augmentation, 0 is none. It depends on seed, epoch, exam and input alone: not on workers, on
     order, or on what else is in `rows`. cache_bytes: of pictures as fitted, kept so that later epochs decode nothing;
-    shared out between the workers of a loader, which must be persistent for it to be of use.
+    shared out between the workers of a loader, which must be persistent for it to be of use. cache_folder: where what
+    they do not hold is written, for later epochs, workers and runs.
     Raises UserError for an exam that is in none of `cohorts`; indexing raises it for what cannot be read.
     """
 
@@ -46,12 +49,13 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
         augment: float = 0.0,
         seed: int = 0,
         cache_bytes: int = CACHE_BYTES,
+        cache_folder: Path | None = None,
     ) -> None:
         self.cohorts = {cohort.study.name: cohort for cohort in cohorts}
         self.rows, self.schema, self.augment, self.seed = rows.reset_index(drop=True), schema, augment, seed
         self._places = places_of(self.cohorts, self.rows)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
-        self._cache = Cache(cache_bytes)
+        self._cache = Cache(cache_bytes, cache_folder)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,7 +99,9 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
                 picture = read_picture(cohort.paths[stream.input][place], stream.kind)
                 return fitted(picture, stream, mirrored=_is_right(cohort, place, stream.input, picture))
 
-        return self._cache.get((cohort.study.name, place, stream.name), load)
+        return self._cache.get(
+            (cohort.study.name, place, stream.name), load, lambda: _picture_facts(cohort, place, stream)
+        )
 
     def _augmentation(self, row: pd.Series, stream: Stream) -> Augmentation:
         if self.augment == 0:
@@ -137,34 +143,20 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
             with located(cohort, place, f"task {task.name!r}"):
                 return fitted_mask(path, cohort.study.tasks[task.name].class_values, loaded)
 
-        mask = self._cache.get((cohort.study.name, place, f"mask:{task.name}"), load)
+        def made_of() -> list[Any]:
+            on = _picture_facts(cohort, place, self.schema.stream(stream))
+            return [identity(path), cohort.study.tasks[task.name].class_values, on]
+
+        mask = self._cache.get((cohort.study.name, place, f"mask:{task.name}"), load, made_of)
         return change.apply_mask(mask.long())
 
 
-class Cache:
-    """What was loaded, by key, until `limit` bytes are full; what comes after is loaded each time.
-
-    Nothing is thrown out: epochs go through all exams, so that any replacement would be thrown out in turn.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
-        self._kept: dict[Any, Any] = {}
-
-    def get(self, key: Any, load: Callable[[], Any]) -> Any:
-        """What is kept under `key`, or what `load` gives: an object with `nbytes`."""
-        if key in self._kept:
-            return self._kept[key]
-        loaded = load()
-        if self.used + loaded.nbytes <= self._share:
-            self.used += loaded.nbytes
-            self._kept[key] = loaded
-        return loaded
-
-    @property
-    def _share(self) -> int:
-        worker = torch.utils.data.get_worker_info()
-        return self.limit if worker is None else self.limit // worker.num_workers
+def _picture_facts(cohort: Cohort, place: int, stream: Stream) -> list[Any]:
+    """All that decides what a picture is on the grid of `stream`; what its file says comes with the file."""
+    name = stream.input
+    side = None if cohort.study.inputs[name].laterality is None else ("side", cohort.sides[name][place])
+    settings = (stream.kind, stream.form, stream.channels, stream.size)
+    return [*map(identity, cohort.paths[name][place]), *settings, side]
 
 
 def _target(task: TaskSpec, label: Any) -> Tensor | None:

@@ -25,7 +25,7 @@ MOST_SLICES = 4000  # an epoch, unless the config says otherwise
 @dataclass(frozen=True)
 class Fold:
     """What one training sees: the cohorts, a schema fitted on its training split, rows (study, exam) by split, and
-    the folder of prepared volumes, where the schema has a plan for slices."""
+    the folder of what is decoded once: prepared volumes, and pictures that memory does not hold."""
 
     cohorts: Sequence[Cohort]
     schema: Schema
@@ -66,7 +66,11 @@ class Loaders(pl.LightningDataModule):
 
 
 def _exam_datasets(fold: Fold, config: Config) -> tuple[ExamDataset, ExamDataset]:
-    make = {"seed": config.train.seed, "cache_bytes": int(config.train.cache_gb * 2**30)}
+    make = {
+        "seed": config.train.seed,
+        "cache_bytes": int(config.train.cache_gb * 2**30),
+        "cache_folder": fold.cache,
+    }
     training, validation = fold.rows("train"), fold.rows("validation")
     return (
         ExamDataset(fold.cohorts, training, fold.schema, augment=config.train.augment, **make),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from m4oe.data.cache import aside, geometry_from, identity
 from m4oe.data.dataset import located
-from m4oe.data.readers import Geometry, Orientation, read_labels, read_picture
+from m4oe.data.readers import Geometry, read_labels, read_picture
 from m4oe.data.table import Cohort
 from m4oe.data.volumes.grids import labels_on
 from m4oe.data.volumes.prepare import Prepared, Way, prepare
@@ -73,7 +72,7 @@ class SliceCache:
         def made() -> Path:
             paths, kind = cohort.paths[name][place], cohort.study.inputs[name].kind
             preparation = self._preparation(cohort, place, name)
-            path = self._named([*map(_identity, paths), kind, preparation.model_dump(), self.plan.size])
+            path = self._named([*map(identity, paths), kind, preparation.model_dump(), self.plan.size])
             if not path.exists():
                 picture = read_picture(paths, kind)
                 _write_picture(path, prepare(picture, preparation, self.plan.size), picture.geometry)
@@ -86,7 +85,7 @@ class SliceCache:
 
         def made() -> Path:
             task, source = cohort.study.tasks[spec.name], cohort.labels[spec.name][place]
-            path = self._named([_identity(source), picture.name, task.class_values, task.ignore, task.fix])
+            path = self._named([identity(source), picture.name, task.class_values, task.ignore, task.fix])
             if not path.exists():
                 geometry, way = _lies(_facts(picture))
                 labels = labels_on(geometry, read_labels(source, task.class_values, task.ignore), task.fix)
@@ -115,14 +114,6 @@ class SliceCache:
         return self.folder / f"{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}.npy"
 
 
-def _identity(source: str) -> list[object]:
-    """What changes with a file; of a folder, with any file in it."""
-    path = Path(source)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(file.name, file.stat()) for file in files if file.exists()]
-    return [source, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)]
-
-
 def _mapped(path: Path) -> ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
@@ -139,9 +130,9 @@ def _counts(path: Path) -> Path:
 def _write_picture(path: Path, prepared: Prepared, geometry: Geometry) -> None:
     """The array, and beside it what its masks must know; written aside first, the array renamed last."""
     facts = {"floor": prepared.slices.floor, "way": asdict(prepared.way), "geometry": asdict(geometry)}
-    with _aside(path.with_suffix(".json")) as beside:
+    with aside(path.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(facts, default=np.ndarray.tolist), encoding="utf-8")
-    with _aside(path) as beside:
+    with aside(path) as beside:
         array = np.lib.format.open_memmap(beside, "w+", np.float16, prepared.slices.shape)
         for start in range(0, len(array), AT_ONCE):
             array[start : start + AT_ONCE] = prepared.slices[start : start + AT_ONCE].numpy()
@@ -150,33 +141,17 @@ def _write_picture(path: Path, prepared: Prepared, geometry: Geometry) -> None:
 def _write_mask(path: Path, labels: ndarray, way: Way, classes: int) -> None:
     stack = way.stack(labels)
     counts = np.zeros((len(stack), classes), np.int64)
-    with _aside(path) as beside:
+    with aside(path) as beside:
         array = np.lib.format.open_memmap(beside, "w+", np.int16, (len(stack), *way.inner))
         for start in range(0, len(array), AT_ONCE):
             array[start : start + AT_ONCE] = way.labels_there(stack[start : start + AT_ONCE])
         for slice_, count in zip(array, counts):
             count[:] = np.bincount(slice_[slice_ >= 0], minlength=classes)
-        with _aside(_counts(path)) as second:
+        with aside(_counts(path)) as second:
             np.lib.format.open_memmap(second, "w+", np.int64, counts.shape)[:] = counts
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A file to write that becomes `path` when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _lies(facts: dict[str, Any]) -> tuple[Geometry, Way]:
     """The geometry and the way of a picture, as written beside it."""
-    way, geometry = (facts[key] for key in ("way", "geometry"))
-    turn = geometry["orientation"]
-    orientation = turn and Orientation(tuple(turn["grid"]), tuple(turn["axes"]), tuple(turn["flipped"]))
-    affine = None if geometry["affine"] is None else np.array(geometry["affine"])
-    placed = Geometry(**{**geometry, "affine": affine, "orientation": orientation, "shape": tuple(geometry["shape"])})
-    return placed, Way(tuple(way["shape"]), way["axis"], tuple(way["inner"]))
+    way = facts["way"]
+    return geometry_from(facts["geometry"]), Way(tuple(way["shape"]), way["axis"], tuple(way["inner"]))
