@@ -121,6 +121,13 @@ def test_a_view_that_is_there_twice_for_no_known_reason_is_refused(tmp_path):
         found_in(tmp_path / "raw", tmp_path)
 
 
+def test_two_exams_of_one_name_are_refused(tmp_path):
+    exam_of(tmp_path / "raw" / "A")
+    shoot(tmp_path / "raw" / "A_left" / "IM0", "L", "CC", patient="q", exam="1.2.4")
+    with pytest.raises(UserError, match="two exams would be called 'A_left'; rename"):
+        found_in(tmp_path / "raw", tmp_path)
+
+
 def test_spot_views_tomosyntheses_and_what_is_no_mammogram_are_left_out(tmp_path):
     folder = tmp_path / "raw"
     exam_of(folder)

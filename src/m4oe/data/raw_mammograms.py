@@ -56,7 +56,10 @@ def raw_exams(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
     found: dict[str, dict[str, Paths]] = {}
     for group in groups:
         others = [shot.parts for other in groups if other is not group for shot in other]
-        found |= _inputs(_name(folder, group, others), group, study)
+        exams = _inputs(_name(folder, group, others), group, study)
+        if twice := found.keys() & exams.keys():
+            raise UserError(f"{folder}: two exams would be called {min(twice)!r}; rename a folder or file in it")
+        found |= exams
     return found
 
 
