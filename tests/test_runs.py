@@ -201,7 +201,7 @@ def test_studies_train_together_and_their_masks_do_not_meet(retina, tmp_path):
     assert set(splits["study"]) == {"here", "there"} and splits.groupby("study")["exam"].nunique().to_list() == [24, 24]
     # Ids of patients are those of each study: the same id may be in two splits.
     assert (splits.groupby(["study", "patient"])["split"].nunique() == 1).all()
-    masks = {path.name for path in (run / "masks").iterdir()}
+    masks = {path.name for path in (run / "masks").glob("*.png")}
     cases = pd.read_csv(run / "predictions.csv")
     cases = cases[(cases["split"] == "test") & cases["inputs"].str.contains("fundus")]
     pairs = set(zip(cases["study"], cases["exam"]))
