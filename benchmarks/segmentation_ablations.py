@@ -5,7 +5,7 @@
 For each seed a cohort of three studies is generated (CT, MR, contrast MR; label sets that overlap) and every variant is
 trained on it from the same seed, for the same number of slices. "upcycled" trains a dense network for the first half
 and copies its feed-forward networks to every expert; "specialise" has no gate. Printed: test Dice of each study, its
-mean over studies, seconds, and over seeds the mean and standard deviation.
+mean over studies, seconds, and over seeds the mean and standard deviation. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -99,8 +99,12 @@ def main() -> None:
         if not folder.is_dir():
             write_abdomen(folder, patients=args.patients, seed=seed)
     jobs = [(variant, seed, args.epochs, args.out, args.overrides) for seed in args.seeds for variant in VARIANTS]
+    found = []
     with get_context("spawn").Pool(args.jobs) as pool:
-        rows = pd.DataFrame(pool.map(judged, jobs, chunksize=1))
+        for row in pool.imap(judged, jobs):
+            found.append(row)
+            print(f"{row['variant']}, seed {row['seed']}: mean Dice {row['mean']:.3f}", flush=True)
+    rows = pd.DataFrame(found)
     print(rows.round(3).to_string(index=False))
     numbers = rows.drop(columns="seed").groupby("variant", sort=False)
     print(numbers.agg(["mean", "std"]).round(3).to_string())
