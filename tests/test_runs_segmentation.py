@@ -79,6 +79,12 @@ def test_a_run_holds_what_its_page_says(run):
     assert load_artifact(run).schema.unified == ("background", "organ")
 
 
+def test_the_loss_of_an_epoch_is_the_sum_of_its_tasks(run):
+    *_, last = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+    for side in ("train", "validation"):
+        assert last[side]["loss"] == pytest.approx(last[side]["a_organs"] + last[side]["b_organs"])
+
+
 def test_every_test_exam_has_a_mask_on_its_own_grid_in_its_own_numbers(run, studies):
     splits = pd.read_csv(run / "splits.csv")
     tested = splits[splits["split"] == "test"]

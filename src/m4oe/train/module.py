@@ -160,7 +160,14 @@ class Training(pl.LightningModule):
         """{"train": {"loss", task, "cmi"}, "validation": ...} of the epoch that ends, and forgets them."""
         means = {side: {key: float(np.mean(v)) for key, v in parts.items()} for side, parts in self.history.items()}
         self.history = {"train": {}, "validation": {}}
-        return means
+        return {side: self._of_all_tasks(parts) for side, parts in means.items()}
+
+    def _of_all_tasks(self, means: dict[str, float]) -> dict[str, float]:
+        """Of slices: batches hold some tasks and lack others, so that the loss of all is the sum of tasks' means."""
+        tasks = [name for name in self.objective.weights if name in means]
+        if self.schema.plan is None or not tasks:
+            return means
+        return {**means, "loss": sum(self.objective.weights[name] * means[name] for name in tasks)}
 
     def _note(self, side: str, losses: Losses) -> None:
         for key, value in {"loss": losses.total, **losses.parts}.items():
