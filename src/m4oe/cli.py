@@ -37,7 +37,7 @@ ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="Model a
 
 @app.command()
 def demo(
-    cohort: Annotated[str, typer.Argument(help="breast or retina.")] = "breast",
+    cohort: Annotated[str, typer.Argument(help="breast, retina or segmentation.")] = "breast",
     out: Out = Path("m4oe-demo"),
     device: Device = "auto",
     quiet: Quiet = False,
