@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from m4oe.config import PRESETS, config_keys, dump_config, load_config
@@ -63,3 +65,22 @@ def test_a_file_that_is_no_config_is_one_message(tmp_path, content):
 def test_keys_are_dotted_and_many():
     keys = config_keys()
     assert len(keys) > 40 and len(set(keys)) == len(keys) and "model.shared.num_experts" in keys
+
+
+def test_a_copy_keeps_its_changes_for_a_segmenter():
+    config = load_config(overrides=["train.seed=3"])
+    changed = config.model_copy(update={"train": config.train.model_copy(update={"max_epochs": 7})})
+    told = changed.for_tasks({"segmentation"})
+    assert (told.train.seed, told.train.max_epochs, told.model.kind) == (3, 7, "segmenter")
+    assert [phase.name for phase in told.phases] == ["specialise", "gate"]
+
+
+def test_the_defaults_of_a_segmenter_are_those_of_its_page():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = page.partition("### model.segmenter\n")[2].partition("###")[0]
+    segmenter = load_config().model.segmenter
+    for name in ("width", "patch", "window", "depths", "heads", "context", "size"):
+        value = getattr(segmenter, name)
+        told = str(list(value)) if isinstance(value, tuple) else str(value)
+        line = next(line for line in rows.splitlines() if line.startswith(f"| `{name}` |"))
+        assert line.endswith(f"| {told} |"), line

@@ -208,6 +208,12 @@ class Config(Facts):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Config) and self.model_dump() == other.model_dump()
 
+    def model_copy(self, **how: Any) -> Config:
+        """A copy says by itself what is set: what the user once wrote would undo its changes."""
+        copy = super().model_copy(**how)
+        copy._given = None
+        return copy
+
     def for_tasks(self, kinds: Collection[str]) -> Config:
         """This config for tasks of these kinds: `model.kind` told, and the defaults of a segmenter where it is one."""
         segmenter = set(kinds) == {"segmentation"} if self.model.kind == "auto" else self.model.kind == "segmenter"

@@ -80,9 +80,9 @@ def _train_fold(
     tell(f"training: {', '.join(f'{n} {split}' for split, n in splits['split'].value_counts().items())} exams")
     network = fit(Fold(cohorts, schema, splits, folder / "cache"), config, folder, device, progress=progress)
     artifact = Artifact(network, config.model, schema, phase=config.phases[-1])
-    finish_run(artifact, cohorts, splits, folder, device, config.train.batch_size)
     if grow is not None:
         write_growth(artifact, grow.run, folder, device)
+    finish_run(artifact, cohorts, splits, folder, device, config.train.batch_size)
 
 
 def finish_run(

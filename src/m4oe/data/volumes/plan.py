@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
+from m4oe.data.cache import aside
 from m4oe.data.fingerprint import training_cohorts
 from m4oe.data.table import Cohort
 from m4oe.data.volumes.measure import Measured, measure
@@ -75,10 +76,8 @@ def _senseless(preparation: Preparation) -> str | None:
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Writes `plan` as JSON to be read and edited by people; written aside first, then renamed."""
-    beside = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(json.dumps(plan.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with aside(path) as beside:
+        beside.write_text(json.dumps(plan.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
 def _preparation(
