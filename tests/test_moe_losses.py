@@ -58,6 +58,37 @@ def test_information_is_its_definition(uniform_tasks: bool) -> None:
     assert abs(ours - conditional_mutual_information(joint, uniform_tasks=not uniform_tasks)) > 1e-4
 
 
+def test_over_exams_it_is_the_mean_of_each_exams_own() -> None:
+    joint = a_joint()
+    each = torch.stack([by_the_definition(exam[None], torch.full((T,), 1 / T)) for exam in joint])
+    torch.testing.assert_close(conditional_mutual_information(joint, over="exam"), each.mean())
+
+
+def test_over_presence_exams_with_the_same_modalities_are_pooled() -> None:
+    joint = a_joint()
+    joint[:2, 0] = 0  # two exams lack modality 0, four have all
+    parts = [joint[:2], joint[2:]]
+    wanted = sum(len(part) / B * conditional_mutual_information(part) for part in parts)
+    torch.testing.assert_close(conditional_mutual_information(joint, over="presence"), wanted)
+
+
+def test_held_even_over_modalities_it_cannot_be_raised_by_sending_more_through_one() -> None:
+    joint, more = a_joint(), a_joint()
+    more[:, 1] *= 30
+    held = [conditional_mutual_information(each, uniform_modalities=True) for each in (joint, more)]
+    torch.testing.assert_close(*held)
+    even = joint.mean(0) / joint.mean(0).sum(1, keepdim=True) / M  # P(m|t) = 1/M, and P(e|m,t) as it is
+    torch.testing.assert_close(held[0], conditional_mutual_information(even[None]))
+    assert abs(conditional_mutual_information(joint) - conditional_mutual_information(more)) > 1e-2
+
+
+def test_held_even_a_modality_that_no_exam_has_takes_no_share() -> None:
+    joint = a_joint()
+    joint[:, 0] = 0
+    ours = conditional_mutual_information(joint, uniform_modalities=True)
+    torch.testing.assert_close(ours, conditional_mutual_information(joint[:, 1:], uniform_modalities=True))
+
+
 def test_the_entropy_identity_both_ways() -> None:
     # I(M;E|T) = H(E|T) - H(E|M,T) = H(M|T) - H(M|E,T)
     joint = a_joint()

@@ -68,6 +68,9 @@ class Gate(Facts):
     per: Literal["token", "sample"] = "token"
     top_k: int | None = Field(default=None, ge=1, description="experts that run for a token; default: all")
     noise: float = Field(default=0.0, ge=0, description="standard deviation added to logits in training")
+    start: Literal["modality", "even"] = Field(
+        default="modality", description="where a gate phase starts: each picture with the expert of its modality, or even"
+    )
 
 
 class Segmenter(Facts):
@@ -160,6 +163,15 @@ class Phase(Facts):
     learning_rate: float | None = Field(default=None, gt=0)
 
 
+class Information(Facts):
+    """The form of the information term: arguments of moe.losses.conditional_mutual_information."""
+
+    over: Literal["batch", "exam", "presence"] = "batch"
+    uniform_tasks: bool = True
+    uniform_modalities: bool = False
+    cap: float | None = Field(default=None, gt=0, description="not pushed above this, in nats")
+
+
 class Train(Facts):
     """Training. `max_minutes` is a wall-clock budget that ends cleanly, with the learning rate decayed by then."""
 
@@ -180,7 +192,7 @@ class Train(Facts):
     class_weights: bool = True
     focal_gamma: float = Field(default=0.0, ge=0)
     cmi_weight: float = Field(default=0.002, ge=0)
-    cmi_cap: float | None = Field(default=None, gt=0)
+    cmi: Information = Information()
     balance_weight: float = Field(default=0.01, ge=0, description="of the term that keeps a gate's experts in use")
     slices_per_epoch: int | None = Field(default=None, ge=1, description="default: the labelled slices, 4000 at most")
     workers: int | None = Field(

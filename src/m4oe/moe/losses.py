@@ -6,25 +6,52 @@ Where a condition has probability 0 (an absent modality, an exam without tokens)
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 
-def conditional_mutual_information(joint: Tensor, *, uniform_tasks: bool = True, cap: float | None = None) -> Tensor:
-    """I(M; E | T) = H(E|T) - H(E|M,T) of joint (B, M, E, T) averaged over exams: a scalar >= 0, to be maximised.
+def conditional_mutual_information(
+    joint: Tensor,
+    *,
+    over: Literal["batch", "exam", "presence"] = "batch",
+    uniform_tasks: bool = True,
+    uniform_modalities: bool = False,
+    cap: float | None = None,
+) -> Tensor:
+    """I(M; E | T) = H(E|T) - H(E|M,T) of joint (B, M, E, T), a scalar in 0 ... log min(M, E), to be maximised.
 
-    At most log min(M, E). `uniform_tasks` weighs every task 1/T, so that only P(m, e | t) counts and the term
-    cannot be served by starving a task. Above `cap` the term is flat: it gives no gradient. (M4oE, ICLR 2025)
+    over: what P(m, e, t) is the mean of: the batch (M4oE, ICLR 2025), each exam, or the exams that have the same
+    modalities; the term is then the mean over exams. `uniform_tasks` weighs every task 1/T, so that only P(m, e | t)
+    counts and the term cannot be served by starving a task; `uniform_modalities` likewise holds P(m | t) even over
+    what is present: experts are asked to part by modality, and nothing is won by routing through one that tells
+    nothing. Above `cap` the term is flat: it gives no gradient.
     """
-    mean = _precise(joint).sum(0)
-    task = mean.sum((0, 1))
-    given_task = _over(mean, task)
+    pools, share = _pooled(_precise(joint), over)
+    task = pools.sum((1, 2))
+    given_task = _over(pools, task[:, None, None])
+    if uniform_modalities:
+        modality = given_task.sum(2, keepdim=True)
+        here = (modality > 0).to(modality.dtype)
+        given_task = _over(given_task, modality) * _over(here, here.sum(1, keepdim=True))
     information = (
-        entropy(given_task.sum(0), dim=0) + entropy(given_task.sum(1), dim=0) - entropy(given_task.flatten(0, 1), dim=0)
+        entropy(given_task.sum(1), dim=1) + entropy(given_task.sum(2), dim=1) - entropy(given_task.flatten(1, 2), dim=1)
     )
-    weight = torch.full_like(task, 1 / len(task)) if uniform_tasks else _over(task, task.sum())
-    total = (weight * information).sum()
+    weight = torch.full_like(task, 1 / task.shape[-1]) if uniform_tasks else _over(task, task.sum(1, keepdim=True))
+    total = (share * (weight * information).sum(1)).sum()
     return total if cap is None else total.clamp_max(cap)
+
+
+def _pooled(joint: Tensor, over: str) -> tuple[Tensor, Tensor]:
+    """Sums of joint (B, M, E, T) over the exams that are looked at together, (G, M, E, T), and their shares (G,)."""
+    pool = torch.zeros(len(joint), dtype=torch.int64, device=joint.device)
+    if over == "exam":
+        pool = torch.arange(len(joint), device=joint.device)
+    if over == "presence":
+        pool = (joint.detach().sum((2, 3)) > 0).unique(dim=0, return_inverse=True)[1]
+    count = torch.bincount(pool)
+    return joint.new_zeros(len(count), *joint.shape[1:]).index_add(0, pool, joint), count.to(joint.dtype) / len(joint)
 
 
 def load_balance(combine: Tensor) -> Tensor:

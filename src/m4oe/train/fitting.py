@@ -124,7 +124,7 @@ def objective_of(schema: Schema, config: Config, phase: Phase) -> Objective:
         learned=train.task_weights == "learned",
         focal_gamma=train.focal_gamma,
         cmi_weight=train.cmi_weight,
-        cmi_cap=train.cmi_cap,
+        cmi_form=train.cmi.model_dump(),
         balance_weight=train.balance_weight if phase.routing == "gate" else 0.0,
     )
 

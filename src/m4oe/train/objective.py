@@ -9,7 +9,7 @@ Axes as in batch.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,10 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Fixed task weights, or learned ones by Mod-Squad's rule: 0.5 / s_t^2 L_t + log(1 + s_t^2), s_t from 1."""
+    """Fixed task weights, or learned ones by Mod-Squad's rule: 0.5 / s_t^2 L_t + log(1 + s_t^2), s_t from 1.
+
+    cmi_form: how the information term is taken, arguments of moe.losses.conditional_mutual_information.
+    """
 
     def __init__(
         self,
@@ -40,12 +43,12 @@ class Objective(nn.Module):
         learned: bool = False,
         focal_gamma: float = 0.0,
         cmi_weight: float = 0.0,
-        cmi_cap: float | None = None,
+        cmi_form: Mapping[str, Any] | None = None,
         balance_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.tasks, self.focal_gamma = tuple(tasks), focal_gamma
-        self.cmi_weight, self.cmi_cap, self.balance_weight = cmi_weight, cmi_cap, balance_weight
+        self.cmi_weight, self.cmi_form, self.balance_weight = cmi_weight, cmi_form or {}, balance_weight
         self.weights = {task.name: (weights or {}).get(task.name, 1.0) for task in tasks}
         self.scales = nn.Parameter(torch.ones(len(tasks))) if learned else None
 
@@ -67,7 +70,7 @@ class Objective(nn.Module):
             total = total + self._weighted(number, task.name, parts[task.name])
         shared = prediction.routing.get("shared")
         if shared is not None and shared.joint is not None:
-            information = conditional_mutual_information(shared.joint, cap=self.cmi_cap)
+            information = conditional_mutual_information(shared.joint, **self.cmi_form)
             parts["cmi"] = information
             if self.cmi_weight:
                 total = total - self.cmi_weight * information
