@@ -93,10 +93,12 @@ class Prediction:
 
     logits: {task: Rows (P, C)} or, for a segmentation, {task: Rows (P, C, H, W)} for exams that have its `on`
     input · evidence: {task: (B, I, C)} signed parts of the logits by stream, which with `bias` {task: (C,)} sum
-    to the logits (additive heads only) · routing: {layer: Routing}.
+    to the logits (additive heads only) · routing: {layer: Routing} · penalties: {name: scalar} that the network itself
+    adds to the loss, weights inside.
     """
 
     logits: Mapping[str, Rows]
     evidence: Mapping[str, Tensor] = field(default_factory=dict)
     bias: Mapping[str, Tensor] = field(default_factory=dict)
     routing: Mapping[str, Routing] = field(default_factory=dict)
+    penalties: Mapping[str, Tensor] = field(default_factory=dict)

@@ -50,7 +50,7 @@ def _solved(
     """Values every coalition of every exam in few passes, then weighs them."""
     exam = np.repeat(np.arange(len(games)), [len(game.coalitions) for game in games])
     coalitions = np.concatenate([game.coalitions for game in games])
-    chunk = max(1, PASS_SIZE // (tokens.x[0].numel() * (1 + len(network.fusions))))
+    chunk = max(1, PASS_SIZE // (tokens.x[0].numel() * (1 + network.num_tasks)))
     parts = [
         _values(network, tokens, pictures, tasks, exam[start : start + chunk], coalitions[start : start + chunk])
         for start in range(0, len(exam), chunk)

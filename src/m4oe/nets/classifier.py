@@ -10,25 +10,14 @@ this input were absent" cost no second encoding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from m4oe.batch import Batch, Prediction, Routing, Rows, Tokens
+from m4oe.batch import Prediction, Routing, Rows, Tokens
 from m4oe.moe import MSoE, MToE
 from m4oe.nets.blocks import Attention
-from m4oe.nets.heads import MaskHead
-
-
-@dataclass(frozen=True)
-class StreamPlan:
-    """Where a stream goes: which encoder reads it, and whose modality's path it takes."""
-
-    name: str
-    input: str
-    encoder: str
-    modality: int
+from m4oe.nets.tokenizer import StreamPlan, Tokenizer
 
 
 class SpecificPath(nn.Module):
@@ -66,7 +55,7 @@ class Fusion(nn.Module):
         return z
 
 
-class Classifier(nn.Module):
+class Classifier(Tokenizer):
     """Any number of inputs, modalities and tasks; an exam with any non-empty subset of inputs trains and predicts."""
 
     def __init__(
@@ -79,44 +68,12 @@ class Classifier(nn.Module):
         fusions: Mapping[str, Fusion],
         masks_on: Mapping[str, str],
     ) -> None:
-        super().__init__()
-        self.streams, self.masks_on = tuple(streams), dict(masks_on)
-        self.encoders = nn.ModuleDict(encoders)
-        self.which = nn.Parameter(torch.randn(len(streams), width) * 0.02)
+        super().__init__(streams, encoders, width)
+        self.masks_on, self.num_tasks = dict(masks_on), len(fusions)
         self.specific = nn.ModuleList(specific) if specific else None
         self.shared = shared
         # A prefix, since a task may be called like a method of ModuleDict ("type", "keys").
         self.fusions = nn.ModuleDict({f"for_{task}": fusion for task, fusion in fusions.items()})
-        self.num_modalities = 1 + max(plan.modality for plan in streams)
-        counts = torch.tensor([encoders[plan.encoder].tokens for plan in streams])
-        modality = torch.tensor([plan.modality for plan in streams])
-        self.register_buffer("stream_of", torch.arange(len(streams)).repeat_interleave(counts), persistent=False)
-        self.register_buffer("modality_of", modality.repeat_interleave(counts), persistent=False)
-
-    def forward(self, batch: Batch) -> Prediction:
-        return self.decide(self.encode(batch), batch.inputs)
-
-    def encode(self, batch: Batch) -> Tokens:
-        """Tokens of all streams, side by side. Streams that share an encoder are read in one call."""
-        found, given = {}, {name: rows for name, rows in batch.inputs.items() if len(rows.index)}
-        for name, encoder in self.encoders.items():
-            plans = [plan for plan in self.streams if plan.encoder == name and plan.name in given]
-            if plans:
-                rows = [given[plan.name] for plan in plans]
-                x = encoder(torch.cat([row.values for row in rows]))
-                parts = x.split([len(row.index) for row in rows])
-                found |= {p.name: Rows(part, row.index) for p, part, row in zip(plans, parts, rows)}
-        pairs = [self._placed(number, found.get(plan.name), len(batch)) for number, plan in enumerate(self.streams)]
-        x, present = torch.cat([x for x, _ in pairs], 1), torch.cat([here for _, here in pairs], 1)
-        return Tokens(x, self.modality_of, self.stream_of, present)
-
-    def _placed(self, number: int, rows: Rows | None, size: int) -> tuple[Tensor, Tensor]:
-        count = self.encoders[self.streams[number].encoder].tokens
-        if rows is None:
-            empty = self.which.new_zeros(size, count, self.which.shape[1])
-            return empty, torch.zeros(size, count, dtype=torch.bool, device=empty.device)
-        x, present = Rows(rows.values + self.which[number], rows.index).scatter(size)
-        return x, present.unsqueeze(1).expand(-1, count)
 
     def decide(self, tokens: Tokens, pictures: Mapping[str, Rows]) -> Prediction:
         """What the tokens say. `pictures` are needed for segmentations alone, of the streams their masks lie on."""
@@ -130,7 +87,7 @@ class Classifier(nn.Module):
             task = key.removeprefix("for_")
             z = fusion.tokens(own, None if streams is None else streams[:, number], tokens.present)
             if task in self.masks_on:
-                logits[task] = self._masks(fusion.head, z, self.masks_on[task], pictures)
+                logits[task] = self.masks(fusion.head, z, self.masks_on[task], pictures)
                 continue
             verdict = fusion.head(z, tokens)
             logits[task] = Rows(verdict.logits, torch.arange(len(z), device=z.device))
@@ -146,17 +103,3 @@ class Classifier(nn.Module):
             y, routing[f"specific.{modality}"] = path(own[:, places], tokens.present[:, places])
             own = own.index_copy(1, places, y.to(own.dtype))
         return own, routing
-
-    def _masks(self, head: MaskHead, z: Tensor, on: str, pictures: Mapping[str, Rows]) -> Rows:
-        """Logits (P, C, *size) of the exams that have the input `on`, in whichever of its modalities."""
-        parts = []
-        for number, plan in enumerate(self.streams):
-            if plan.input == on and plan.name in pictures and len(pictures[plan.name].index):
-                rows, encoder = pictures[plan.name], self.encoders[plan.encoder]
-                own = z[rows.index][:, self.stream_of == number]
-                parts.append(Rows(head(own, encoder.grid, rows.values), rows.index))
-        if not parts:
-            empty = z.new_zeros(0, head.out.out_channels, *head.size)
-            return Rows(empty, torch.arange(0, device=z.device))
-        index, order = torch.cat([part.index for part in parts]).sort()
-        return Rows(torch.cat([part.values for part in parts])[order], index)

@@ -21,8 +21,8 @@ from m4oe.tasks import KINDS
 
 
 class Losses(NamedTuple):
-    """total: scalar to minimise · parts: {task: mean loss over its labelled exams, "cmi": I in nats, "balance"} ·
-    exams: {task: (loss of each labelled exam, its position in the batch)}."""
+    """total: scalar to minimise · parts: {task: mean loss over its labelled exams, "cmi": I in nats, "balance"} and
+    the network's penalties · exams: {task: (loss of each labelled exam, its position in the batch)}."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -78,6 +78,9 @@ class Objective(nn.Module):
         if self.balance_weight and gates:
             parts["balance"] = torch.stack([load_balance(combine) for combine in gates]).mean()
             total = total + self.balance_weight * parts["balance"]
+        for name, penalty in prediction.penalties.items():
+            parts[name] = penalty
+            total = total + penalty
         return Losses(total, parts, exams)
 
     def _where(self, prediction: Prediction, batch: Batch, task: str) -> Tensor:
