@@ -162,17 +162,19 @@ def _require(task: Task, needed: tuple[str, ...]) -> None:
 
 
 class Split(Facts):
-    """How patients are parted: `fractions` (train, validation, test), a `column` that says, or k `folds`."""
+    """How patients are parted: `fractions` (train, validation, test), a `column` that says, k `folds`, or `leave_out`,
+    a column of `groups` each of whose values is left out of training once, and tested."""
 
     seed: int = 0
     fractions: tuple[float, float, float] | None = None
     column: str | None = None
     folds: int | None = Field(default=None, ge=2)
+    leave_out: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Split:
-        if sum(way is not None for way in (self.fractions, self.column, self.folds)) > 1:
-            raise ValueError("give one of 'fractions', 'column' and 'folds'")
+        if sum(way is not None for way in (self.fractions, self.column, self.folds, self.leave_out)) > 1:
+            raise ValueError("give one of 'fractions', 'column', 'folds' and 'leave_out'")
         if self.fractions and (abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0):
             raise ValueError("'fractions' are three shares (train, validation, test) that sum to 1")
         return self
@@ -203,6 +205,14 @@ class Study(Facts):
             if task.on is not None and (task.on not in self.inputs or self.inputs[task.on].kind == "table"):
                 pictures = [key for key, value in self.inputs.items() if value.kind != "table"]
                 raise ValueError(f"task {name!r} lies on {task.on!r}, which is no picture input: {', '.join(pictures)}")
+        return self
+
+    @model_validator(mode="after")
+    def _left_out_is_a_group(self) -> Study:
+        column = self.split.leave_out
+        if column is not None and column not in self.groups:
+            named = ", ".join([*self.groups, column])
+            raise ValueError(f"'split' leaves out {column!r}, which is not among 'groups'; write groups: [{named}]")
         return self
 
     @property

@@ -11,6 +11,7 @@ from hashlib import blake2b
 import numpy as np
 import pandas as pd
 
+from m4oe.data.centres import at_centre, centres_of
 from m4oe.data.stratify import stratify
 from m4oe.data.table import Cohort
 from m4oe.errors import UserError
@@ -27,24 +28,36 @@ def split_exams(cohorts: Sequence[Cohort], *, shared_patients: bool = False) -> 
 
     Patients are drawn stratified by their labels, by a hash of (seed, patient), whatever the order of rows. A
     patient of one study is another than the same id of another, unless `shared_patients`. With k folds the frame
-    holds each exam k times: fold i tests part i of the patients, and validates on 15 % of the others.
-    Raises UserError for too few patients, a declared split that is none, and a patient in two splits.
+    holds each exam k times: fold i tests part i of the patients, and validates on 15 % of the others. With
+    `leave_out`, fold i tests the exams of the i-th centre, and validates on 15 % of the patients that have none there;
+    what a tested patient has at other centres is in no split of that fold.
+    Raises UserError for too few patients, a declared split that is none, a patient in two splits, and centres that
+    cannot be left out.
     """
-    folds = _folds(cohorts)
+    _refuse_one_name(cohorts)
+    folds, centres = _folds(cohorts), centres_of(cohorts)
     keys = {cohort.study.name: _keys(cohort, shared_patients) for cohort in cohorts}
+    if centres:
+        parted = [_with_rest(cohorts, keys, _patients_at(cohorts, keys, centre)) for centre in centres]
+    else:
+        parted = _folded(cohorts, keys, folds) if folds else [_parted(cohorts, keys)]
     frames = []
-    for fold, parts in enumerate(_folded(cohorts, keys, folds) if folds else [_parted(cohorts, keys)]):
+    for fold, parts in enumerate(parted):
         for cohort in cohorts:
             names = [NAMES[parts[key]] for key in keys[cohort.study.name]]
             columns = {"exam": cohort.exams, "patient": cohort.patients, "split": names, "fold": fold}
-            frames.append(pd.DataFrame({"study": cohort.study.name, **columns}))
+            frame = pd.DataFrame({"study": cohort.study.name, **columns})
+            frames.append(frame[(frame["split"] != "test") | at_centre(cohort, centres[fold])] if centres else frame)
     return pd.concat(frames, ignore_index=True)
 
 
-def _folds(cohorts: Sequence[Cohort]) -> int | None:
+def _refuse_one_name(cohorts: Sequence[Cohort]) -> None:
     for number, cohort in enumerate(cohorts):
         if cohort.study.name in (other.study.name for other in cohorts[:number]):
             raise UserError(f"{cohort.study.table_path}: two studies are called {cohort.study.name!r}; rename one")
+
+
+def _folds(cohorts: Sequence[Cohort]) -> int | None:
     folds = {cohort.study.name: cohort.study.split.folds for cohort in cohorts}
     if len(set(folds.values())) > 1:
         said = ", ".join(f"{name}: {count or 'none'}" for name, count in folds.items())
@@ -72,13 +85,23 @@ def _folded(cohorts: Sequence[Cohort], keys: Mapping[str, list[str]], folds: int
     tested: Parts = {}
     for cohort in cohorts:
         tested |= _drawn(cohort, keys[cohort.study.name], (1 / folds,) * folds, tested)
-    parted = []
-    for fold in range(folds):
-        parts = {key: 2 for key, part in tested.items() if part == fold}
-        for cohort in cohorts:
-            parts |= _drawn_from_rest(cohort, keys[cohort.study.name], parts)
-        parted.append(parts)
-    return parted
+    return [
+        _with_rest(cohorts, keys, {key: 2 for key, part in tested.items() if part == fold}) for fold in range(folds)
+    ]
+
+
+def _patients_at(cohorts: Sequence[Cohort], keys: Mapping[str, list[str]], centre: str) -> Parts:
+    """The patients that have an exam at `centre`, as test."""
+    there = [(keys[cohort.study.name], at_centre(cohort, centre)) for cohort in cohorts]
+    return {own[exam]: 2 for own, here in there for exam in np.flatnonzero(here)}
+
+
+def _with_rest(cohorts: Sequence[Cohort], keys: Mapping[str, list[str]], parts: Parts) -> Parts:
+    """`parts` of those tested, and training and validation of all others."""
+    parts = dict(parts)
+    for cohort in cohorts:
+        parts |= _drawn_from_rest(cohort, keys[cohort.study.name], parts)
+    return parts
 
 
 def _declare(cohort: Cohort, keys: list[str], parts: Parts) -> None:
