@@ -18,6 +18,8 @@ from pathlib import Path
 FLOORS = (
     ("__init__", "cli"),
     ("demo",),
+    ("compare",),
+    ("analyses",),
     ("report", "runs"),
     ("evaluate",),
     ("predict", "train"),

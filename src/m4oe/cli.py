@@ -134,10 +134,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Metrics with 95 % intervals over patients: of the run's own splits, or of other studies as a whole."""
+    from m4oe.analyses import analyse_run
     from m4oe.device import resolve_device
     from m4oe.runs import evaluate_run
 
     metrics = evaluate_run(run, studies or [], out, resolve_device(device))
+    if not studies:
+        analyse_run(run, resolve_device(device), out, tell=_teller(as_json))
     if as_json:
         _print_json(metrics)
         return

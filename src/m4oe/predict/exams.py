@@ -76,12 +76,16 @@ class Predictor:
         contributions = self._contributions(samples, tokens, batch.inputs, prediction) if explain else []
         shared = prediction.routing.get("shared")
         return Part(
-            pd.DataFrame(self._predictions(samples, prediction), columns=PREDICTION_COLUMNS),
+            self.table(samples, prediction),
             pd.DataFrame(contributions, columns=CONTRIBUTION_COLUMNS),
             masks=self._masks(samples, prediction),
             joint=None if shared is None else shared.joint.cpu().numpy(),
             effective_tokens=None if shared is None else float(effective_tokens(shared.dispatch, tokens.present)),
         )
+
+    def table(self, samples: Sequence[Sample], prediction: Prediction) -> pd.DataFrame:
+        """What `prediction` says of `samples`, as it stands in predictions.csv."""
+        return pd.DataFrame(self._predictions(samples, prediction), columns=PREDICTION_COLUMNS)
 
     def _predictions(self, samples: Sequence[Sample], prediction: Prediction) -> Iterator[tuple[Any, ...]]:
         heads = [(*_head(sample), _inputs_of(sample, self.schema)) for sample in samples]
