@@ -9,12 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from m4oe.data.phantoms import Truth, breast, eye, oracle_scores, read_truth, tissue, write_breast, write_retina
+from m4oe.data.phantoms import (
+    Truth,
+    breast,
+    eye,
+    mammogram,
+    oracle_scores,
+    read_truth,
+    tissue,
+    write_breast,
+    write_retina,
+)
 from m4oe.data.readers import read_mask, read_picture
 from m4oe.data.table import load_cohort
 from m4oe.errors import UserError
@@ -207,6 +218,19 @@ def test_a_noise_modality_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
     assert sum(name.endswith("noise.png") for name in after) == 4
     assert load_study(tmp_path / "with" / "study.yaml").inputs["noise"].modality == "noise"
     assert read_truth(tmp_path / "with").population["noise"] == "noise"
+
+
+def test_the_pattern_that_makes_risk_can_be_read_from_synthetic_pictures() -> None:
+    """One number, how rough the breast is for its brightness, tells a third of it."""
+    rng = np.random.default_rng(5)
+    facts = pd.DataFrame({"pattern": rng.random(200), "rough": 0.0})
+    for row, pattern in facts["pattern"].items():
+        look = mammogram.Look("cc" if rng.random() < 0.5 else "mlo", True, rng.uniform(0.06, 0.8), pattern, False, None)
+        picture = mammogram.draw(rng, mammogram.draw_shape(rng), look, 64, 51)
+        inside = gaussian_filter((picture > 0.05).astype(float), 3) > 0.95
+        fine = picture - gaussian_filter(picture, 1.5)
+        facts.loc[row, "rough"] = np.median(np.abs(fine[inside])) / picture[inside].mean()
+    assert facts.corr().loc["pattern", "rough"] ** 2 > 1 / 3
 
 
 @pytest.mark.parametrize("feature", ["histogram", "mean", "bytes"])

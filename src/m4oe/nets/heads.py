@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from m4oe.batch import Tokens
 from m4oe.nets.blocks import CONV, NORM
 
+MEMORY = 20  # batches over which a running mean reaches back
+
 
 class Verdict(NamedTuple):
     """logits (B, C) · evidence (B, I, C), empty for heads without · bias (C,): logits = evidence.sum(1) + bias."""
@@ -48,7 +50,14 @@ class AdditiveHead(nn.Module):
     The maximum over an input's tokens, feature by feature, is what lets a small finding be learned: under a mean, or
     attention that starts as one, it drowns among hundreds of tokens. There is no gate on an input's part either: a
     gate closes on a task whose features are not there yet, and then they never come (docs/performance.md).
+
+    An input's part is told against what it says on average in training. So an input that is absent speaks like the
+    average one, an input from which nothing can be learned is not given a constant part that others take back, and a
+    fresh head does not shift logits away from the prevalence.
     """
+
+    usual: Tensor  # (I, 2D), a running mean
+    batches: Tensor  # (I,), how many have made it
 
     def __init__(self, width: int, start: Sequence[float], order: int, num_streams: int) -> None:
         super().__init__()
@@ -56,13 +65,26 @@ class AdditiveHead(nn.Module):
         self.num_streams = num_streams
         self.value = nn.Linear(2 * width, sums, bias=False)
         self.thresholds = Thresholds(start, order)
+        self.register_buffer("usual", torch.zeros(num_streams, 2 * width))
+        self.register_buffer("batches", torch.zeros(num_streams))
 
     def forward(self, z: Tensor, tokens: Tokens) -> Verdict:
         """z (B, N, D), zero at absent tokens."""
         held = torch.cat(pooled(z, tokens, self.num_streams), -1)
-        evidence = self.value(held)
+        here = present_streams(tokens, self.num_streams)
+        if self.training and self.value.weight.requires_grad:
+            self._follow(held.detach().float(), here)
+        evidence = self.value(torch.where(here.unsqueeze(-1), held - self.usual, 0.0))
         bias = self.thresholds()
         return Verdict(evidence.sum(1) + bias, evidence.expand(-1, -1, len(bias)), bias)
+
+    @torch.no_grad()
+    def _follow(self, held: Tensor, here: Tensor) -> None:
+        """Moves `usual` towards the means of a batch: their plain average at first, then over the last batches."""
+        count = here.sum(0)
+        self.batches += count > 0
+        share = (count > 0) / self.batches.clamp(1, MEMORY)
+        self.usual.lerp_(held.sum(0) / count.clamp_min(1).unsqueeze(-1), share.unsqueeze(-1))
 
 
 class PooledHead(nn.Module):

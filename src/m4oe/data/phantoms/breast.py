@@ -98,7 +98,7 @@ def _with_risk(rng: np.random.Generator, facts: pd.DataFrame) -> pd.DataFrame:
     """Adds terms of the log hazard (by who carries them) and a right-censored Weibull time in years."""
     facts["risk_history"] = 1.8 * (facts["age"] - 58) / 9 + 0.8 * ((facts["family_history"] == "yes") - 0.2)
     facts["risk_ffdm"] = 0.8 * (facts["density"] - 1.5)
-    facts["risk_syn"] = 2.6 * (facts["pattern"] - 0.5)
+    facts["risk_syn"] = 4.0 * (facts["pattern"] - 0.5)
     hazard = np.exp(facts[["risk_history", "risk_ffdm", "risk_syn"]].sum(axis=1))
     time = 8 * (rng.exponential(size=len(facts)) / hazard) ** (1 / 1.3)
     followed = rng.uniform(2.5, 6.5, len(facts))

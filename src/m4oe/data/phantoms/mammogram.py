@@ -15,7 +15,8 @@ MASS_WEIGHT = 0.046  # brightness times area of a mass, malignant or not: one fo
 MOST = 2
 RADIUS = (0.14, 0.18)
 REACH = (0.3, 0.36)
-NODULES = 0.14
+NODULES = 0.26
+GRAIN = 0.03  # of a nodule, about a pixel: finer than ducts and lobes, which pictures must not confuse it with
 SPECKS = 0.5
 NEAR, FAR = 0.3, 0.74  # depth of a cluster of microcalcifications, as a share of the breast's depth
 
@@ -89,9 +90,8 @@ def _parenchyma(rng: np.random.Generator, y: Array, x: Array, form: Shape, rho: 
     edge = np.quantile(lobes[inside], 1 - look.share)
     glandular = np.clip(1 - (rho / 0.95) ** 12, 0, 1) / (1 + np.exp((edge - lobes) / 0.22))
     ducts = tissue.smooth_noise(rng, rho.shape, (0.03, 0.16))
-    grain = tissue.smooth_noise(rng, rho.shape, 0.045)
-    nodules = (0.04 + NODULES * look.pattern) * grain
-    return glandular * (0.62 + 0.1 * ducts) + (0.3 + 0.5 * glandular) * nodules + 0.05 * ducts
+    nodules = (0.02 + NODULES * look.pattern) * tissue.smooth_noise(rng, rho.shape, GRAIN)
+    return glandular * (0.62 + 0.1 * ducts) + (0.5 + 0.2 * glandular) * nodules + 0.05 * ducts
 
 
 def _nipple(y: Array, x: Array, form: Shape) -> Array:
