@@ -69,16 +69,19 @@ class Gate(Facts):
     top_k: int | None = Field(default=None, ge=1, description="experts that run for a token; default: all")
     noise: float = Field(default=0.0, ge=0, description="standard deviation added to logits in training")
     start: Literal["modality", "even"] = Field(
-        default="modality", description="where a gate phase starts: each picture with the expert of its modality, or even"
+        default="modality",
+        description="where a gate phase starts: each picture with the expert of its modality, or even",
     )
 
 
 class Segmenter(Facts):
     """A Swin-UNet whose feed-forward networks are experts (M4oE, MICCAI 2024); an expert a modality.
 
-    `size` and `spacing` (mm) are of a slice as the network sees it; a spacing left out is taken from the data.
+    `network` puts another in its place, without experts: a row of nets.baselines.segmentation.SEGMENTERS. `size` and
+    `spacing` (mm) are of a slice as the network sees it; a spacing left out is taken from the data.
     """
 
+    network: str = "swin_unet"
     size: tuple[int, int] = (96, 96)
     spacing: tuple[float, float] | None = None
     context: int = Field(default=0, ge=0, description="neighbouring slices on either side, as channels")
@@ -116,6 +119,7 @@ class Model(Facts):
 
     preset: Literal["tiny", "base", "paper"] = "tiny"
     kind: Literal["auto", "classifier", "segmenter"] = "auto"
+    baseline: str | None = Field(default=None, description="another fusion in place of ours: nets.baselines.BASELINES")
     width: int = Field(default=64, ge=8)
     image_size: tuple[int, int] = (64, 64)
     volume_size: tuple[int, int, int] = (16, 48, 48)
@@ -232,8 +236,10 @@ class Config(Facts):
         if not segmenter:
             return self.model_copy(update={"model": self.model.model_copy(update={"kind": "classifier"})})
         given = self.model_dump(exclude_unset=True, mode="json") if self._given is None else self._given
-        told = _merged(given, {"model": {"kind": "segmenter"}})
-        if given.get("model", {}).get("segmenter", {}).get("experts") == "none":
+        own = given.get("model", {}).get("segmenter", {})
+        implied = IMPLIED.get(own.get("network", "swin_unet"), {"experts": "none"})
+        told = _merged({"model": {"segmenter": implied}}, _merged(given, {"model": {"kind": "segmenter"}}))
+        if told["model"]["segmenter"].get("experts") == "none":
             told = _merged({"phases": [{"name": "train"}]}, told)  # without experts there is nothing to specialise
         defaults = _merged(_merged(PRESETS[self.model.preset], SEGMENTER), SEGMENTER_PRESETS[self.model.preset])
         return Config.model_validate(_merged(defaults, told))
@@ -299,6 +305,11 @@ SEGMENTER: Mapping[str, Any] = {
         {"name": "gate", "routing": "gate", "max_epochs": 6, "learning_rate": 3e-4},
     ],
     "train": {"learning_rate": 1e-3, "max_epochs": 30, "modality_dropout": 0.0, "class_weights": False},
+}
+# What a network implies: all but the first have no experts.
+IMPLIED: Mapping[str, Mapping[str, str]] = {
+    "swin_unet": {},
+    "separate_decoders": {"experts": "none", "labels": "heads"},
 }
 SEGMENTER_PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {"train": {"learning_rate": 3e-3}},

@@ -16,7 +16,6 @@ from m4oe.batch import Batch, Prediction, Rows
 from m4oe.moe import GateRouter
 from m4oe.nets.masked_images import MaskedImages
 from m4oe.nets.stems import as_picture
-from m4oe.nets.swin_unet import SwinUNet
 
 UNIFIED = "unified"
 
@@ -47,12 +46,12 @@ class Segmenter(nn.Module):
 
     outputs: of each task, for each class the outputs of the head that it consists of; a class of several has their
     logsumexp. With a head for each task these are its own; with unified labels they are shared. prior: share of
-    pixels of each output, where logits start.
+    pixels of each output, where logits start. network: any module that is called as SwinUNet is, and has `features`.
     """
 
     def __init__(
         self,
-        network: SwinUNet,
+        network: nn.Module,
         streams: Sequence[SliceStream],
         outputs: Mapping[str, Sequence[Sequence[int]]],
         prior: Sequence[float],
@@ -141,8 +140,13 @@ class Segmenter(nn.Module):
         order = index.argsort(stable=True)
         return Rows(values[order], index[order])
 
-    def _logits(self, task: str, features: Tensor, size: Sequence[int]) -> Tensor:
+    def _features(self, task: str, part: Tensor, size: Sequence[int]) -> Tensor:
+        """What the head reads for `task`, of what the network says of P pictures: for all tasks the same."""
+        return part
+
+    def _logits(self, task: str, part: Tensor, size: Sequence[int]) -> Tensor:
         """(P, C, H, W) of the task's classes, from features of P pictures; of the head, what these classes need."""
+        features = self._features(task, part, size)
         count = len(self.head.bias) if self.open_outputs is None else self.open_outputs
         classes = [[number] for number in range(count)] if task == UNIFIED else self.outputs[task]
         classes = [[output for output in members if output < count] for members in classes]
