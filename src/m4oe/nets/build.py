@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch.nn import Module
+
 from m4oe import config
-from m4oe.errors import UserError
+from m4oe.errors import UserError, unknown
 from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
-from m4oe.nets.classifier import Classifier, Fusion, SpecificPath, StreamPlan
+from m4oe.nets.baselines import BASELINES, BaselineClassifier, Shape, TaskShape
+from m4oe.nets.classifier import Classifier, Fusion, SpecificPath
 from m4oe.nets.encoders import EncoderSpec, make_encoder
 from m4oe.nets.heads import HEADS, MaskHead
 from m4oe.nets.label_sets import OUTPUTS, experts_of
@@ -15,13 +18,14 @@ from m4oe.nets.segmenter import Segmenter, SliceStream
 from m4oe.nets.swin_block import RATIO, DenseFeedForward, FeedForward
 from m4oe.nets.swin_unet import SwinSpec, SwinUNet
 from m4oe.nets.swin_weights import Report, load_dense, read_dense
+from m4oe.nets.tokenizer import StreamPlan, Tokenizer
 from m4oe.schema import Schema, Stream, TaskSpec
 from m4oe.tasks import KINDS
 
 ORDER = {"ordinal": -1, "survival": 1}
 
 
-def build_model(model: config.Model, schema: Schema, phase: config.Phase | None = None) -> Classifier | Segmenter:
+def build_model(model: config.Model, schema: Schema, phase: config.Phase | None = None) -> Tokenizer | Segmenter:
     """A network for the streams and tasks of `schema`, its biases at the training prevalence.
 
     phase: how a segmenter is trained by it (its routing, its objective); None: by the gate, to predict.
@@ -70,31 +74,54 @@ def _slice_stream(stream: Stream, schema: Schema) -> SliceStream:
     return SliceStream(stream.name, schema.modalities.index(stream.modality), schema.shape(stream)[0], tasks)
 
 
-def build_classifier(model: config.Model, schema: Schema) -> Classifier:
-    """The diagnosis network."""
+def build_classifier(model: config.Model, schema: Schema) -> Tokenizer:
+    """A diagnosis network: ours, or the baseline that the config names. Raises UserError for an unknown one."""
+    if model.baseline is not None and model.baseline not in BASELINES:
+        raise unknown("baseline", model.baseline, BASELINES)
     plans = [_plan(stream, model, schema) for stream in schema.streams]
     encoders = {}
     for plan, stream in zip(plans, schema.streams):
         if plan.encoder not in encoders:
             encoders[plan.encoder] = make_encoder(_encoder_name(stream, model), _encoder_spec(stream, model))
-    shared = model.shared
+    return (_ours if model.baseline is None else _baseline)(model, schema, plans, encoders)
+
+
+def _ours(model: config.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]) -> Classifier:
+    own = model.shared
+    num_tasks, how = len(schema.tasks), {"embed_in_routing": own.embed_in_routing}
     return Classifier(
         plans,
         encoders,
         model.width,
         [_specific(model) for _ in schema.modalities] if model.specific.enabled else None,
-        MToE(
-            model.width,
-            shared.num_experts,
-            len(schema.tasks),
-            shared.hidden,
-            embed_in_routing=shared.embed_in_routing,
-        )
-        if shared.enabled
-        else None,
+        MToE(model.width, own.num_experts, num_tasks, own.hidden, **how) if own.enabled else None,
         {task.name: _fusion(task, model, schema) for task in schema.tasks},
-        {task.name: task.on for task in schema.tasks if task.on is not None},
+        _masks_on(schema),
     )
+
+
+def _baseline(
+    model: config.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]
+) -> BaselineClassifier:
+    tasks = tuple(_task_shape(task) for task in schema.tasks if task.on is None)
+    modalities = tuple(plan.modality for plan in plans)
+    experts = model.shared.num_experts, model.shared.hidden
+    shape = Shape(model.width, model.encoder.heads, modalities, tasks, *experts)
+    fuser = BASELINES[model.baseline or ""].make(shape) if tasks else None
+    mask_heads = {task.name: _mask_head(task, model, schema) for task in schema.tasks if task.on is not None}
+    return BaselineClassifier(plans, encoders, model.width, fuser, len(schema.tasks), mask_heads, _masks_on(schema))
+
+
+def _task_shape(task: TaskSpec) -> TaskShape:
+    return TaskShape(task.name, tuple(_start(task)), ORDER.get(task.kind, 0), task.kind == "multiclass")
+
+
+def _start(task: TaskSpec) -> list[float]:
+    return [float(logit) for logit in KINDS[task.kind].prior_logits(task)]
+
+
+def _masks_on(schema: Schema) -> dict[str, str]:
+    return {task.name: task.on for task in schema.tasks if task.on is not None}
 
 
 def _plan(stream: Stream, model: config.Model, schema: Schema) -> StreamPlan:
@@ -134,8 +161,7 @@ def _fusion(task: TaskSpec, model: config.Model, schema: Schema) -> Fusion:
     mixtures = [MSoE(model.width, own.num_experts, own.hidden) for _ in range(own.depth)]
     if task.on is not None:
         return Fusion(model.width, mixtures, _mask_head(task, model, schema))
-    start = [float(logit) for logit in KINDS[task.kind].prior_logits(task)]
-    head = HEADS[own.head](model.width, start, ORDER.get(task.kind, 0), len(schema.streams))
+    head = HEADS[own.head](model.width, _start(task), ORDER.get(task.kind, 0), len(schema.streams))
     return Fusion(model.width, mixtures, head)
 
 

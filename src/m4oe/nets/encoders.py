@@ -193,10 +193,35 @@ class _Named(nn.Module):
         return self.model(pixel_values=x, **self.options).last_hidden_state
 
 
+STAGES = (2, 2, 2)  # layers between halvings, of the networks below: a token is 16 x 16 pixels
+
+
+def densenet(spec: EncoderSpec) -> nn.Module:
+    """MONAI's DenseNet (Huang 2017) for pictures or volumes, small, untrained; all but its classifier."""
+    from monai.networks.nets import DenseNet
+
+    sizes = {"init_features": spec.width // 2, "growth_rate": spec.width // 4, "block_config": STAGES}
+    return Wrapped(DenseNet(len(spec.size), spec.channels, 1, **sizes).features, spec, spec.channels)
+
+
+def convnext(spec: EncoderSpec) -> nn.Module:
+    """Hugging Face's ConvNeXt (Liu 2022), small, from its config, untrained."""
+    from transformers import ConvNextConfig, ConvNextModel
+
+    sizes = {"hidden_sizes": [spec.width >> 2, spec.width >> 1, spec.width], "depths": STAGES}
+    # From its usual scale of 1e-6, blocks need more steps than a small study has to come alive.
+    how = {"patch_size": 4, "num_stages": len(STAGES), "layer_scale_init_value": 0.1}
+    model = ConvNextModel(ConvNextConfig(num_channels=spec.channels, **sizes, **how))
+    model.layernorm = nn.Identity()  # it reads the mean of all tokens, which we do not
+    return Wrapped(_Named(model), spec, spec.channels)
+
+
 ENCODERS: Mapping[str, Callable[[EncoderSpec], nn.Module]] = {
     "vit": ConvViT,
     "vit3d": ConvViT,
     "variables": Variables,
+    "densenet": densenet,
+    "hf_convnext": convnext,
 }
 
 
