@@ -62,18 +62,6 @@ def test_kaplan_meier_by_hand():
     assert times.tolist() == [0, 1, 2, 3] and incidence.tolist() == pytest.approx([0, 0.25, 0.25, 1])
 
 
-def test_wilson_by_hand():
-    """5 of 10 at z = 1.96: centre 0.5, half width sqrt(0.025 + 0.009604) / 1.38416 x 1.96."""
-    assert outcomes.wilson(np.array([1.0, 0.0] * 5)) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-
-
-def test_reliability_puts_equally_many_cases_into_bins():
-    stated = np.linspace(0, 1, 150)
-    bins = outcomes.reliability(stated, (stated > 0.5).astype(float))
-    assert bins["n"].tolist() == [15] * 10 and bins["observed"].tolist() == [0] * 5 + [1] * 5
-    assert len(outcomes.reliability(stated[:20], stated[:20])) == 2
-
-
 def contribution(exam: str, values: dict[str, float], measure: str) -> list[dict]:
     about = {"study": "s", "exam": exam, "task": "t", "class": "c", "measure": measure}
     modality = {"cc": "ffdm", "mlo": "ffdm", "age": "clinical"}

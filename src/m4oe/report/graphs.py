@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from m4oe.evaluate.calibration import reliability
 from m4oe.report import outcomes as of
 from m4oe.report.figures import Figure, Line, chart, shade, strips
 from m4oe.report.folder import RunFolder
@@ -86,7 +87,7 @@ def _lines(curves: Mapping[str, tuple[ndarray, ndarray] | None], stepped: bool) 
 
 
 def _calibration(outcome: Outcome) -> Figure:
-    bins = of.reliability(*of.sure_and_right(outcome))
+    bins = reliability(*of.sure_and_right(outcome))
     drawn = Line("", bins["stated"], bins["observed"], dots=True, low=bins["low"], high=bins["high"])
     what = {"binary": "stated probability", "multilabel": "stated probability, labels pooled"}
     x_label = what.get(outcome.task.kind, "stated probability of the called class")

@@ -12,7 +12,6 @@ from m4oe.report.folder import KEY
 from m4oe.schema import TaskSpec
 from m4oe.tasks.classification_metrics import decided
 
-BINS, FEWEST = 10, 15  # bins of a reliability diagram, and cases that a bin should have
 EXCLUSIVE = ("binary", "multiclass", "ordinal")
 
 
@@ -136,22 +135,6 @@ def sure_and_right(outcome: Outcome) -> tuple[ndarray, ndarray]:
         return known.probability[rows], known.target[rows]
     stated = known.probability[np.arange(len(known)), known.decision]
     return stated, (known.decision == known.truth).astype(float)
-
-
-def reliability(stated: ndarray, happened: ndarray) -> pd.DataFrame:
-    """Mean stated probability and observed frequency with Wilson's 95 % interval, in bins of equally many cases."""
-    bins = int(np.clip(len(stated) // FEWEST, 2, BINS))
-    parts = [part for part in np.array_split(np.argsort(stated, kind="stable"), bins) if len(part)]
-    rows = [(stated[part].mean(), happened[part].mean(), *wilson(happened[part]), len(part)) for part in parts]
-    return pd.DataFrame(rows, columns=["stated", "observed", "low", "high", "n"])
-
-
-def wilson(happened: ndarray, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a frequency."""
-    n, share = len(happened), happened.mean()
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def kaplan_meier(time: ndarray, event: ndarray) -> tuple[ndarray, ndarray]:
