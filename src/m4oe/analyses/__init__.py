@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from m4oe.analyses.routing import routing_of
 from m4oe.analyses.subject import Subject, subject_of
-from m4oe.analyses.utilisation import utilisation
+from m4oe.analyses.utilisation import utilisation_of
 from m4oe.artifact import load_artifact, write_text
 
 __all__ = ["ANALYSES", "FOLDER", "Subject", "analyse", "analyse_run", "subject_of"]
@@ -22,7 +23,8 @@ __all__ = ["ANALYSES", "FOLDER", "Subject", "analyse", "analyse_run", "subject_o
 Analysis = Callable[[Subject], dict[str, Any] | None]
 FOLDER = "analyses"
 ANALYSES: Mapping[str, Analysis] = {
-    "utilisation": utilisation,
+    "utilisation": utilisation_of,
+    "routing": routing_of,
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from m4oe.errors import UserError
 from m4oe.evaluate import read_table
 from m4oe.predict import PREDICTION_COLUMNS, Predictor
 from m4oe.runs import run_cohorts
+from m4oe.runs.facts import survival_labels
 from m4oe.schema import TaskSpec
 from m4oe.tasks import KINDS
 
@@ -102,25 +104,41 @@ class Subject:
         return self.artifact.network.to(self.device).eval()
 
     @torch.no_grad()
-    def predictions(self, split: str, inputs: Iterable[str] | None = None) -> pd.DataFrame:
-        """The table of predictions.csv, as if exams had only `inputs` (those that have none of them are left out)."""
-        tables = [self._table(part, inputs) for part in self.encoded(split)]
-        filled = [table for table in tables if len(table)]
-        return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=PREDICTION_COLUMNS)
+    def predictions(
+        self, split: str, inputs: Iterable[str] | None = None, *, decide: Callable[[Encoded], Prediction] | None = None
+    ) -> pd.DataFrame:
+        """The table of predictions.csv of a split.
 
-    def _table(self, part: Encoded, inputs: Iterable[str] | None) -> pd.DataFrame:
+        inputs: as if exams had no others (those that have none of them are left out) · decide: what says it, default
+        the network.
+        """
         streams = range(len(self.artifact.schema.streams)) if inputs is None else self.streams_of(inputs)
         names = {self.artifact.schema.streams[number].name for number in streams}
-        some, _ = part.having(streams)
-        samples = [
-            replace(sample, inputs={name: x for name, x in sample.inputs.items() if name in names})
-            for sample in some.samples
-        ]
-        return Predictor(self.artifact, self.device).table(samples, self.decide(some.tokens))
+        predictor, tables = Predictor(self.artifact, self.device), []
+        for part in self.encoded(split):
+            some = part.having(streams)[0]
+            if len(some.samples):
+                samples = [_with_inputs(sample, names) for sample in some.samples]
+                prediction = self.decide(some.tokens) if decide is None else decide(some)
+                tables.append(predictor.table(samples, prediction))
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=PREDICTION_COLUMNS)
+
+    def patients(self, split: str) -> np.ndarray:
+        """(P,) the patient, namespaced by study, of each exam of `encoded`, in its order."""
+        return np.array([f"{s.study}/{s.patient}" for part in self.encoded(split) for s in part.samples], object)
+
+    @cached_property
+    def training_labels(self) -> pd.DataFrame:
+        """task, time, event of the training split: what censoring weights are made of."""
+        return survival_labels(self.cohorts, self.splits[self.splits["split"] == "train"], self.artifact.schema)
 
     def decide(self, tokens: Tokens) -> Prediction:
         """What the network says of tokens; its segmentations, which need pictures, are empty."""
         return self.network.decide(tokens, {})
+
+
+def _with_inputs(sample: Sample, names: Collection[str]) -> Sample:
+    return replace(sample, inputs={name: values for name, values in sample.inputs.items() if name in names})
 
 
 def _without_pixels(sample: Sample) -> Sample:

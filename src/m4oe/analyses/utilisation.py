@@ -22,7 +22,7 @@ EXAM = ["study", "exam"]
 QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9}
 
 
-def utilisation(subject: Subject) -> dict[str, Any] | None:
+def utilisation_of(subject: Subject) -> dict[str, Any] | None:
     """Of each task: {"modalities": {modality: {measure: estimate, "spread": {measure: quantiles}}}, "misleads":
     modalities that routing overstates, "examples": the exam in which each modality has the largest share}.
 
