@@ -28,6 +28,8 @@ VERBS = {
     "evaluate": ["--device", "--json", "--out", "-o", "run", "studies"],
     "predict": ["--device", "--input", "--json", "--out", "--quiet", "-i", "-o", "run"],
     "report": ["--quiet", "run"],
+    "compare": ["--config", "--device", "--out", "--quiet", "-c", "-o", "sources"],
+    "export": ["--out", "--quiet", "-o", "sources"],
     "info": ["--config", "--json", "-c", "source"],
 }
 

@@ -181,6 +181,46 @@ def report(run: Annotated[Path, typer.Argument(help="A run.")], quiet: Quiet = F
 
 
 @app.command()
+def compare(
+    sources: Annotated[list[str], typer.Argument(help="Study files, or runs; then key=value, as in seeds=[0,1].")],
+    out: Out = Path("comparison"),
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="The comparison, as YAML.")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Baselines and ablations on the same splits, or finished runs beside each other: tables with tests. Resumes."""
+    from m4oe.compare import compare_runs, compare_studies, load_comparison
+    from m4oe.device import resolve_device
+
+    paths, words = _parted(sources)
+    comparison, chosen = load_comparison(config, words), str(resolve_device(device))
+    if runs := [path for path in paths if path.is_dir()]:
+        if others := [path for path in paths if path not in runs]:
+            raise UserError(f"{others[0]}: compare takes study files or run folders, not both")
+        content = compare_runs(runs, comparison, out)
+    else:
+        content = compare_studies(paths, comparison, out, chosen, tell=_teller(quiet))
+    _finish_comparison(content, out, quiet)
+
+
+@app.command()
+def export(
+    sources: Annotated[list[Path], typer.Argument(help="A run, or study files.")],
+    out: Out = Path("nnUNet_raw"),
+    quiet: Quiet = False,
+) -> None:
+    """Write volumes, masks and folds as nnU-Net reads them, so that it can be trained on the same exams."""
+    from m4oe.runs import export_nnunet
+
+    with _bar("writing cases", _progress(quiet)) as progress:
+        exported = export_nnunet(sources, out, progress)
+    for one in exported:
+        left_out = f"; {one.without_mask} without a mask left out" if one.without_mask else ""
+        _teller(quiet)(f"{one.folder}: {one.training} cases to learn from, {one.test} to be tested on{left_out}")
+    _teller(quiet)("next: docs/segmentation.md tells where splits_final.json belongs before nnUNetv2_train")
+
+
+@app.command()
 def info(
     source: Annotated[
         list[str], typer.Argument(help="A run, or study files with overrides such as model.preset=base.")
@@ -262,6 +302,17 @@ def _print_metrics(metrics: dict[str, Any], split: str) -> None:
             interval = f"{m['low']:.3f} to {m['high']:.3f}" if m.get("low") is not None else ""
             table.add_row("" if number else task, name, f"{m['value']:.3f}", interval, str(m["n"]))
     Console().print(table)
+
+
+def _finish_comparison(content: dict[str, Any], out: Path, quiet: bool) -> None:
+    for sentence in content["reading"] if not quiet else ():
+        _print(f"- {sentence}")
+    _teller(quiet)(f"comparison: {out / 'comparison.html'}")
+    failed = {name: row["failed"] for name, row in content["variants"].items() if row["failed"]}
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
 
 
 def _print_prepared(prepared: Prepared) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Literal
@@ -68,6 +69,19 @@ def _cpu_probes() -> list[Callable[[], bool]]:
     """Torch's own questions to the processor; private names, so one that a release lacks counts as no."""
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes that this process has held at most: on an Nvidia GPU of its memory, elsewhere of main memory; None where
+    the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def describe() -> dict[str, object]:

@@ -36,17 +36,19 @@ def train_run(
     out: Path,
     device: torch.device,
     *,
+    splits: pd.DataFrame | None = None,
     progress: bool = False,
     tell: Tell = lambda text: None,
 ) -> None:
     """Trains on `studies` into the run folder `out`; with folds, a run for each and their pooled test predictions.
 
+    splits: what is to be used in place of the studies' own split; exams that no study has are left out of it.
     The same call on the same folder resumes, or finds all done. Raises UserError for what is wrong with the studies,
     and for a folder that holds another run.
     """
     loaded = [load_study(path) for path in studies]
     cohorts = [load_cohort(study) for study in loaded]
-    splits = split_exams(cohorts)
+    splits = split_exams(cohorts) if splits is None else _of_cohorts(splits, cohorts)
     refuse_empty_classes(cohorts)
     config = config.for_tasks(task_kinds(loaded))
     begin_run(out, config, loaded, describe())
@@ -60,6 +62,12 @@ def train_run(
         _train_fold(cohorts, splits[splits["fold"] == fold], config, folder, device, progress, tell)
     if len(folds) > 1:
         _pool(out, [out / f"fold_{fold}" for fold in folds], cohorts)
+
+
+def _of_cohorts(splits: pd.DataFrame, cohorts: Sequence[Cohort]) -> pd.DataFrame:
+    known = {(cohort.study.name, exam) for cohort in cohorts for exam in cohort.exams}
+    here = [pair in known for pair in zip(splits["study"], splits["exam"])]
+    return splits[here].reset_index(drop=True)
 
 
 def _train_fold(
