@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from m4oe.explain import EXACT_UP_TO, rank_agreement, shapley_game
+from m4oe.explain import EXACT_UP_TO, occlusion_game, rank_agreement, shapley_game
 
 
 def solve(game, worth):
@@ -82,6 +82,22 @@ def test_who_is_fixed_is_in_every_coalition_and_gets_nothing():
 def test_the_first_coalition_is_nobody():
     for k in (3, 8):
         assert not shapley_game(everyone(k)).coalitions[0].any()
+
+
+def test_occlusion_is_what_all_lose_without_one_by_hand():
+    # v = x0 + x1 + 3 x0 x2, player 3 absent: without 0 four are lost, without 1 one, without 2 three.
+    game = occlusion_game(np.array([True, True, True, False]))
+    x = game.coalitions.astype(float)
+    value = x[:, 0] + x[:, 1] + 3 * x[:, 0] * x[:, 2]
+    assert (game.weights @ value).tolist() == [4, 1, 3, 0]
+    assert not game.coalitions[0].any()
+
+
+def test_occlusion_of_one_alone_is_its_shapley_value_also_beside_who_is_fixed():
+    players, fixed = np.array([True, True]), np.array([True, False])
+    game = occlusion_game(players, fixed)
+    assert game.coalitions.tolist() == [[True, False], [True, True]]
+    assert game.weights.tolist() == [[0, 0], [-1, 1]]
 
 
 def test_agreement_of_ranks():

@@ -5,7 +5,8 @@ Scores are logits (tasks.Kind.scores). Axes as in batch.py: B exams · I streams
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,11 +24,22 @@ from m4oe.tasks import KINDS
 PASS_SIZE = 2**26
 
 
-@torch.no_grad()
 def shapley_values(
     network: Classifier, tokens: Tokens, pictures: Mapping[str, Rows], schema: Schema, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """{task: (B, I, C)} Shapley values of present streams; they sum to v(all) - v(nobody).
+    """{task: (B, I, C)} Shapley values of present streams; they sum to v(all) - v(nobody)."""
+    return game_values(network, tokens, pictures, schema, partial(shapley_game, seed=seed))
+
+
+@torch.no_grad()
+def game_values(
+    network: Classifier,
+    tokens: Tokens,
+    pictures: Mapping[str, Rows],
+    schema: Schema,
+    game: Callable[[np.ndarray, np.ndarray], Game],
+) -> dict[str, np.ndarray]:
+    """{task: (B, I, C)} what each present stream gets in `game` (players, fixed), whose first coalition is nobody.
 
     v is the task's scores, v(nobody) the training prevalence's. A segmentation's own input takes part always and
     gets no value: its sums start from that input alone; an exam without it has NaN.
@@ -37,7 +49,7 @@ def shapley_values(
     for on in dict.fromkeys(task.on for task in schema.tasks):
         tasks = [task for task in schema.tasks if task.on == on]
         fixed = np.array([stream.input == on for stream in schema.streams])
-        games = [shapley_game(row, fixed & row, seed=seed) for row in present]
+        games = [game(row, fixed & row) for row in present]
         found |= _solved(network, tokens, pictures if on else {}, tasks, games)
         for task in tasks if on else ():
             found[task.name][~present[:, fixed].any(1)] = np.nan

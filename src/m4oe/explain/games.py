@@ -40,6 +40,23 @@ def shapley_game(players: np.ndarray, fixed: np.ndarray | None = None, *, seed: 
     return Game(coalitions, weights)
 
 
+def occlusion_game(players: np.ndarray, fixed: np.ndarray | None = None) -> Game:
+    """The game of `players` (I,) bool in which each gets what all would lose without it: v(all) - v(all but i).
+
+    Coalitions as those of `shapley_game`: the first is nobody but the `fixed`, who take part in every one.
+    """
+    fixed = np.zeros_like(players) if fixed is None else fixed
+    who = np.flatnonzero(players & ~fixed)
+    if len(who) < 2:
+        return shapley_game(players, fixed)
+    coalitions = np.concatenate([fixed[None], np.tile(fixed | players, (1 + len(who), 1))])
+    coalitions[2 + np.arange(len(who)), who] = False
+    weights = np.zeros((len(players), len(coalitions)))
+    weights[who, 1] = 1
+    weights[who, 2 + np.arange(len(who))] = -1
+    return Game(coalitions, weights)
+
+
 def _exact(k: int) -> Game:
     """Shapley's formula: v(S + i) - v(S) weighs 1 / (k comb(k - 1, |S|))."""
     sets = [frozenset(members) for size in range(k + 1) for members in combinations(range(k), size)]
