@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from m4oe.data.readers import Geometry
 from m4oe.masks.colours import write_colours
 from m4oe.masks.labels import Mask
 
@@ -78,18 +79,24 @@ def _write_volume(labels: ndarray, mask: Mask, folder: Path, stem: str) -> Path:
     import nibabel
 
     beside, path = folder / f".{stem}.part.nii.gz", folder / f"{stem}.nii.gz"
-    source = _nifti_header(Path(mask.geometry.source))
-    nibabel.save(_placed(labels, mask) if source is None else _as_input(labels, mask, source), beside)
+    nibabel.save(nifti_like(labels, mask.geometry), beside)
     return beside.replace(path)
 
 
-def _as_input(labels: ndarray, mask: Mask, header: Any) -> Any:
+def nifti_like(values: ndarray, geometry: Geometry) -> Any:
+    """The NIfTI image of `values` (*geometry.shape) that lies as the file of `geometry` does, in its own order of
+    storage if that is NIfTI, else in RAS+ order. It has nothing of what the file says of people."""
+    header = _nifti_header(Path(geometry.source))
+    return _placed(values, geometry) if header is None else _as_input(values, geometry, header)
+
+
+def _as_input(values: ndarray, geometry: Geometry, header: Any) -> Any:
     """An image with all that `header` says of space, and nothing of what it says of values, or of people."""
     import nibabel
 
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    array = mask.geometry.to_file(labels).reshape(header.get_data_shape()[:3])
-    header.set_data_dtype(labels.dtype)
+    array = geometry.to_file(values).reshape(header.get_data_shape()[:3])
+    header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     for text in ("descrip", "aux_file", "db_name"):
@@ -99,12 +106,11 @@ def _as_input(labels: ndarray, mask: Mask, header: Any) -> Any:
     return kind(array, None, header)
 
 
-def _placed(labels: ndarray, mask: Mask) -> Any:
-    """The image of a mask whose input is not NIfTI."""
+def _placed(values: ndarray, geometry: Geometry) -> Any:
+    """The image of values whose file is not NIfTI."""
     import nibabel
 
-    geometry = mask.geometry
-    whole = labels.reshape(geometry.orientation.grid) if geometry.orientation is not None else labels
+    whole = values.reshape(geometry.orientation.grid) if geometry.orientation is not None else values
     affine = _REVERSED if geometry.affine is None else geometry.affine
     image = nibabel.Nifti1Image(whole.transpose(2, 1, 0), affine @ _REVERSED)
     image.header.set_xyzt_units("mm")

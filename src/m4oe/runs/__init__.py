@@ -5,6 +5,7 @@ Everything is written beside and renamed, so that what a run already holds is ne
 
 from m4oe.runs.applying import Outcome, evaluate_run, predict_run
 from m4oe.runs.facts import run_cohorts
+from m4oe.runs.nnunet import export_nnunet
 from m4oe.runs.size import describe_model
 from m4oe.runs.training import train_run, withheld_tasks
 
@@ -12,6 +13,7 @@ __all__ = [
     "Outcome",
     "describe_model",
     "evaluate_run",
+    "export_nnunet",
     "predict_run",
     "run_cohorts",
     "train_run",
