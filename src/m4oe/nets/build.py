@@ -10,6 +10,7 @@ from m4oe import config
 from m4oe.errors import UserError, unknown
 from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
 from m4oe.nets.baselines import BASELINES, BaselineClassifier, Shape, TaskShape
+from m4oe.nets.baselines.segmentation import OURS, SeparateSegmenter, baseline_of, start_baseline
 from m4oe.nets.classifier import Classifier, Fusion, SpecificPath
 from m4oe.nets.encoders import EncoderSpec, make_encoder
 from m4oe.nets.heads import HEADS, MaskHead
@@ -34,8 +35,10 @@ def build_model(model: config.Model, schema: Schema, phase: config.Phase | None 
 
 
 def build_segmenter(model: config.Model, schema: Schema, phase: config.Phase | None) -> Segmenter:
-    """A Swin-UNet with experts for the tasks of `schema`, all of them segmentations."""
+    """A Swin-UNet with experts for the tasks of `schema`, all of them segmentations; or another network without."""
     own = model.segmenter
+    if own.network != OURS:
+        return _segmentation_baseline(own, schema, phase)
     spec = SwinSpec(own.width, own.depths, own.heads, own.window, own.patch, own.stem, own.drop_path)
     experts = _feed_forward(model, schema, "gate" if phase is None else phase.routing)
     halves = [experts if own.experts in (half, "both") else DenseFeedForward for half in ("encoder", "decoder")]
@@ -46,12 +49,28 @@ def build_segmenter(model: config.Model, schema: Schema, phase: config.Phase | N
     return Segmenter(network, streams, outputs, prior, masked_images=masked)
 
 
+def _segmentation_baseline(own: config.Segmenter, schema: Schema, phase: config.Phase | None) -> Segmenter:
+    row = baseline_of(own.network)
+    if own.experts != "none":
+        raise UserError(
+            f"model.segmenter.experts={own.experts}: {own.network} has no experts; write none, or network={OURS}"
+        )
+    if row.kind is SeparateSegmenter and own.labels != "heads":
+        raise UserError(f"model.segmenter.network={own.network} needs model.segmenter.labels=heads: a decoder a task")
+    if phase is not None and phase.objective != "labels":
+        raise UserError(f"phases: {phase.name!r}: {own.network} is trained by labels alone; masked images need {OURS}")
+    streams = [_slice_stream(stream, schema) for stream in schema.streams]
+    return row.build(own.width, streams, *OUTPUTS[own.labels](schema))
+
+
 def start(network: Segmenter, model: config.Model, fresh: Sequence[str] = ()) -> Report | None:
-    """Loads the dense weights that `model.segmenter.start` names, each expert a copy; None where it names none.
+    """Loads the weights that `model.segmenter.start` names, into experts copies each; None where it names none.
 
     fresh: patterns of parameters that may start untrained. Raises UserError where weights cannot be had or do not fit.
     """
-    name = model.segmenter.start
+    name, own = model.segmenter.start, model.segmenter.network
+    if own != OURS:
+        return start_baseline(own, network, name)
     return load_dense(network.network, read_dense(name), fresh) if name else None
 
 
