@@ -95,9 +95,12 @@ def _same_for_patient(rng: np.random.Generator, patients: pd.Series) -> np.ndarr
 
 
 def _with_risk(rng: np.random.Generator, facts: pd.DataFrame) -> pd.DataFrame:
-    """Adds terms of the log hazard (by who carries them) and a right-censored Weibull time in years."""
+    """Adds terms of the log hazard (by who carries them) and a right-censored Weibull time in years.
+
+    Pictures of either family weigh the same: standard deviations of 1.2, beside 1.8 of age and family.
+    """
     facts["risk_history"] = 1.8 * (facts["age"] - 58) / 9 + 0.8 * ((facts["family_history"] == "yes") - 0.2)
-    facts["risk_ffdm"] = 0.8 * (facts["density"] - 1.5)
+    facts["risk_ffdm"] = 1.1 * (facts["density"] - 1.5)
     facts["risk_syn"] = 4.0 * (facts["pattern"] - 0.5)
     hazard = np.exp(facts[["risk_history", "risk_ffdm", "risk_syn"]].sum(axis=1))
     time = 8 * (rng.exponential(size=len(facts)) / hazard) ** (1 / 1.3)
