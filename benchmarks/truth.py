@@ -180,11 +180,11 @@ def found_in_tasks(folder: Path, measured: pd.DataFrame) -> dict[str, float]:
 def synergy_rank(synergy: Mapping[str, Any] | None, folder: Path) -> int | None:
     """The place, from 1, of the planted pair among all pairs of inputs by synergy for its task."""
     planted = read_truth(folder).population["synergy"]
-    if synergy is None:
+    if synergy is None or planted["task"] not in synergy["tasks"]:
         return None
-    pairs = synergy["tasks"][planted["task"]]["pairs"]
-    order = sorted(pairs, key=lambda pair: -pair["synergy"]["value"])
-    return 1 + [set(pair["inputs"]) for pair in order].index(set(planted["inputs"]))
+    pairs = synergy["tasks"][planted["task"]]  # the most synergetic first; a pair comes once for each question asked
+    order = list(dict.fromkeys(frozenset(pair["inputs"]) for pair in pairs))
+    return 1 + order.index(frozenset(planted["inputs"]))
 
 
 def interval(values: Iterable[float | None]) -> str:
@@ -196,11 +196,17 @@ def interval(values: Iterable[float | None]) -> str:
     return f"{known.mean():.3f} ({known.mean() - half:.3f} to {known.mean() + half:.3f})"
 
 
+def by_condition(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """{condition: the figures of each of its seeds}."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result["condition"], []).append(result["figures"])
+    return found
+
+
 def show(results: list[dict[str, Any]]) -> str:
     """Three tables: what is found, what noise gets, what it costs."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        by_name.setdefault(result["condition"], []).append(result["figures"])
+    by_name = by_condition(results)
     lines = ["## The carrier of an exam's finding, and of a task: AUROC of each measure", ""]
     lines += _table(
         [*(f"exam: {m}" for m in MEASURES), *(f"task: {m}" for m in MEASURES)],
