@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -44,6 +44,7 @@ class Plan:
     splits: pd.DataFrame
     out: Path
     device: str
+    kind: Literal["classifier", "segmenter"]
 
     @cached_property
     def first(self) -> list[Training]:
@@ -55,7 +56,8 @@ class Plan:
     def order(self, training: Training) -> Order:
         """Raises UserError where its folder holds another run."""
         paths = write_studies(training, [cohort.study for cohort in self.cohorts], self.out)
-        config, folder = training.config(self.comparison, self.variants[training.variant]), self.out / training.place
+        variant, folder = self.variants[training.variant], self.out / training.place
+        config = training.config(self.comparison, variant, self.kind)
         if (folder / "environment.json").is_file():
             studies = [load_study(path) for path in paths]
             begin_run(folder, config.for_tasks(task_kinds(studies)), studies, {})
@@ -74,11 +76,12 @@ def compare_studies(
     cohorts = tuple(load_cohort(load_study(path)) for path in studies)
     splits = split_exams(cohorts)
     refuse_empty_classes(cohorts)
-    segmenter = comparison.config_of(()).for_tasks(task_kinds(c.study for c in cohorts)).model.kind == "segmenter"
-    variants = chosen_variants(comparison.variants, segmenter)
+    told = comparison.config_of(()).for_tasks(task_kinds(cohort.study for cohort in cohorts)).model.kind
+    kind: Literal["classifier", "segmenter"] = "segmenter" if told == "segmenter" else "classifier"
+    variants = chosen_variants(comparison.variants, comparison.own, kind)
     reference = _reference(comparison.reference, variants)
     _begin(out, splits)
-    plan = Plan(comparison, variants, cohorts, splits, out, device)
+    plan = Plan(comparison, variants, cohorts, splits, out, device, kind)
     trained, failed = _train(plan, tell)
     entries = [_entry(plan, name, trained, failed) for name in variants]
     return _finish(entries, reference, comparison.resamples, out)

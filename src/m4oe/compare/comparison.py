@@ -1,4 +1,4 @@
-"""What a comparison is asked for: a YAML file, and `key=value` over it. No torch."""
+"""What a comparison is asked for: a YAML file, and `key=value` over it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from m4oe.study import Facts
 
 
 class Comparison(Facts):
-    """variants: names or groups of compare.variants · seeds: of training; splits are those of the studies · config: of
-    all trainings, a file or what would stand in one · learning_rates: tried for every variant alike with the first
-    seed, the best on validation goes on; none: the config's own · jobs: processes at a time, default: one a core ·
-    reference: the variant to which all others are compared, default: the first.
+    """What is compared, and how.
+
+    variants: names or groups of compare.variants, none: what suits the tasks · own: further ones, {name: overrides of
+    the config} · seeds: of training; splits are those of the studies · config: of all trainings, a file or what would
+    stand in one · learning_rates: tried for every variant alike with the first seed, the best on validation goes on;
+    none: the config's own · jobs: processes at a time, none: one a core · reference: the variant to which all others
+    are compared, none: the first · resamples: of patients and seeds.
     """
 
     variants: tuple[str, ...] = ()
+    own: dict[str, tuple[str, ...]] = Field(default={})
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     config: str | dict[str, Any] = Field(default={})
     learning_rates: tuple[float, ...] = ()
@@ -30,6 +34,11 @@ class Comparison(Facts):
     reference: str | None = None
     resamples: int = Field(default=5000, ge=100)
     overrides: tuple[str, ...] = Field(default=(), description="of the config, as on the command line")
+
+    @field_validator("variants", "learning_rates", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | float) else value
 
     @field_validator("seeds", "learning_rates", "variants")
     @classmethod

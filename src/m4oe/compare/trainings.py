@@ -42,9 +42,10 @@ class Training:
         """What has one model in the end: a variant, or a task of a variant that is trained apart."""
         return self.variant, self.task
 
-    def config(self, comparison: Comparison, variant: Variant) -> Config:
+    def config(self, comparison: Comparison, variant: Variant, kind: str) -> Config:
+        """kind: of model, told by all tasks together, which one of them alone might tell otherwise."""
         rate = [] if self.rate is None else [f"train.learning_rate={self.rate!r}"]
-        return comparison.config_of([*variant.overrides, *rate, f"train.seed={self.seed}"])
+        return comparison.config_of([*variant.overrides, f"model.kind={kind}", *rate, f"train.seed={self.seed}"])
 
 
 def candidates(name: str, variant: Variant, comparison: Comparison, studies: Sequence[Study]) -> list[Training]:
