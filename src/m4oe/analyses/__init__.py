@@ -15,6 +15,7 @@ import torch
 
 from m4oe.analyses.routing import routing_of
 from m4oe.analyses.subject import Subject, subject_of
+from m4oe.analyses.synergy import synergy_of
 from m4oe.analyses.utilisation import utilisation_of
 from m4oe.artifact import load_artifact, write_text
 
@@ -25,6 +26,7 @@ FOLDER = "analyses"
 ANALYSES: Mapping[str, Analysis] = {
     "utilisation": utilisation_of,
     "routing": routing_of,
+    "synergy": synergy_of,
 }
 
 

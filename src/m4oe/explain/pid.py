@@ -101,4 +101,5 @@ def _gap(new: ndarray, old: ndarray) -> ndarray:
 
 def _over(a: ndarray, b: ndarray) -> ndarray:
     """a / b, and 0 where b is 0."""
-    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b > 0)
+    a, b = np.broadcast_arrays(a, b)
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
