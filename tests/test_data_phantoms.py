@@ -156,7 +156,7 @@ def _targets(truth: Truth, task: str, table: pd.DataFrame) -> np.ndarray:
 def test_only_the_pair_decides_birads(birads: int, depths: set[str | None]) -> None:
     """Near and near: suspicious. Near and far: benign. No sign: negative."""
     facts = {"birads": birads, "depth": "near", "share": 0.5, "shown_share": 0.5, "pattern": 0, "shown_pattern": 0}
-    looks = [breast._look({**facts, "carrier": ""}, name) for name in PICTURES]
+    looks = [breast._look({**facts, "carrier": ""}, name, 1.0) for name in PICTURES]
     assert {look.calcification for look in looks[:2]} == depths
     assert {look.calcification for look in looks[2:]} == {None}
 
@@ -231,6 +231,42 @@ def test_the_pattern_that_makes_risk_can_be_read_from_synthetic_pictures() -> No
         fine = picture - gaussian_filter(picture, 1.5)
         facts.loc[row, "rough"] = np.median(np.abs(fine[inside])) / picture[inside].mean()
     assert facts.corr().loc["pattern", "rough"] ** 2 > 1 / 3
+
+
+@pytest.mark.parametrize("clarity", [-0.1, 1.1])
+def test_clarity_is_a_share(clarity: float, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="clarity is from 0 to 1"):
+        write_breast(tmp_path / "none", clarity=clarity)
+    assert not (tmp_path / "none").exists()
+
+
+def test_full_clarity_is_the_cohort_as_it_was_and_less_changes_pictures_alone(tmp_path: Path) -> None:
+    for name, options in (("plain", {}), ("full", {"clarity": 1.0}), ("dim", {"clarity": 0.4})):
+        write_breast(tmp_path / name, exams=6, seed=9, size=32, missing_inputs=0, noise_modality=True, **options)
+    plain, full, dim = (_digest(tmp_path / name) for name in ("plain", "full", "dim"))
+    assert plain == full
+    changed = {name for name in plain if plain[name] != dim[name]}
+    assert changed == {name for name in plain if name.endswith(".png")}
+
+
+def test_without_clarity_a_malignant_mass_is_a_round_one() -> None:
+    y, x = tissue.grid(64, 51)
+    shape = mammogram.Shape(1.3, 0.85, 0.0)
+
+    def flatness(malignant: bool, clarity: float) -> np.ndarray:
+        """Peaks of masses of one weight: low where the weight is spread over spicules."""
+        look = mammogram.Look("cc", False, 0.3, 0.5, malignant, None, clarity)
+        draws = (mammogram._masses(np.random.default_rng(k), y, x, shape, look).max() for k in range(60))
+        return np.array(list(draws))
+
+    benign, hidden, clear = flatness(False, 1), flatness(True, 0), flatness(True, 1)
+    assert abs(hidden.mean() - benign.mean()) < 0.25 * abs(clear.mean() - benign.mean())
+
+
+def test_without_clarity_density_and_pattern_are_not_seen() -> None:
+    facts = {"depth": "near", "birads": 2, "carrier": "", "shown_share": 0.7, "shown_pattern": 0.9}
+    looks = {breast._look({**facts, "share": s, "pattern": p}, "ffdm_cc", 0.0) for s, p in ((0.1, 0.2), (0.8, 0.9))}
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("feature", ["histogram", "mean", "bytes"])

@@ -16,6 +16,7 @@ import yaml
 from m4oe.data.phantoms import mammogram, tissue
 from m4oe.data.phantoms.cohort import check_rates, people, present_inputs
 from m4oe.data.phantoms.truth import Truth, scores, write_truth
+from m4oe.errors import UserError
 
 Facts = dict[str, Any]
 PICTURES = ("ffdm_cc", "ffdm_mlo", "syn_cc", "syn_mlo")
@@ -43,16 +44,20 @@ def write_breast(
     missing_inputs: float = 0.15,
     missing_labels: float = 0.1,
     noise_modality: bool = False,
+    clarity: float = 1.0,
 ) -> Path:
     """Writes a breast cohort (pictures, images.csv, study.yaml, truth beside them); returns the path of study.yaml.
 
     size: height of the pictures in pixels, their width is 0.8 of it · missing_inputs, missing_labels: rates in
     0..1, exclusive, independent of everything else (an exam keeps at least one input) · noise_modality: adds an
-    input `noise` that looks like the others and carries nothing. Equal arguments write equal bytes.
+    input `noise` that looks like the others and carries nothing · clarity: how much pictures show of what they carry,
+    0..1; at 0 they show nothing, and what the truth says of them is out of reach. Equal arguments write equal bytes.
 
-    Raises UserError for fewer than 2 exams, fewer than 32 pixels, or a rate outside 0..1.
+    Raises UserError for fewer than 2 exams, fewer than 32 pixels, or a rate or clarity outside 0..1.
     """
     check_rates("breast", exams, size, missing_inputs, missing_labels)
+    if not 0 <= clarity <= 1:
+        raise UserError(f"breast: clarity is from 0 to 1, not {clarity}")
     folder = Path(folder)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     pictures = (*PICTURES, "noise") if noise_modality else PICTURES
@@ -61,7 +66,7 @@ def write_breast(
     present = present_inputs(rng, exams, (*pictures, "history"), missing_inputs)
     table = _table(rng, facts, present, missing_labels)
     for row, (fact, there) in enumerate(zip(facts.to_dict("records"), present.to_dict("records"))):
-        _write_exam(folder, (seed, row + 1), fact, [name for name in pictures if there[name]], size)
+        _write_exam(folder, (seed, row + 1), fact, [name for name in pictures if there[name]], size, clarity)
     table.to_csv(folder / "images.csv", index=False)
     write_truth(folder, _truth(facts, present, noise_modality))
     path = folder / "study.yaml"
@@ -125,18 +130,18 @@ def _table(rng: np.random.Generator, facts: pd.DataFrame, present: pd.DataFrame,
     return table
 
 
-def _write_exam(folder: Path, key: tuple[int, int], facts: Facts, names: list[str], size: int) -> None:
+def _write_exam(folder: Path, key: tuple[int, int], facts: Facts, names: list[str], size: int, clarity: float) -> None:
     """Pictures have generators of their own, so that what is missing changes nothing in what is there."""
     shape = mammogram.draw_shape(np.random.default_rng(key))
     for name in names:
         rng = np.random.default_rng([*key, ORDER[name]])
-        look = _look_of_nothing(rng) if name == "noise" else _look(facts, name)
+        look = _look_of_nothing(rng, clarity) if name == "noise" else _look(facts, name, clarity)
         picture = mammogram.draw(rng, shape, look, size, round(0.8 * size))
         path = folder / "pictures" / f"{facts['exam']}_{name}.png"
         tissue.write_png(path, picture[:, ::-1] if facts["side"] == "R" else picture, LEVELS[name.split("_")[0]])
 
 
-def _look(facts: Facts, name: str) -> mammogram.Look:
+def _look(facts: Facts, name: str, clarity: float) -> mammogram.Look:
     """What picture `name` of an exam shows: where it carries nothing, something as likely but unrelated."""
     family, view = name.split("_")
     full = family == "ffdm"
@@ -147,18 +152,25 @@ def _look(facts: Facts, name: str) -> mammogram.Look:
     return mammogram.Look(
         view=view,
         synthetic=not full,
-        share=facts["share"] if full else facts["shown_share"],
-        pattern=facts["shown_pattern"] if full else facts["pattern"],
+        share=_towards(SHARES.mean(), facts["share"] if full else facts["shown_share"], clarity),
+        pattern=_towards(0.5, facts["shown_pattern"] if full else facts["pattern"], clarity),
         malignant=facts["carrier"] == name,
         calcification=depth,
+        clarity=clarity,
     )
 
 
-def _look_of_nothing(rng: np.random.Generator) -> mammogram.Look:
+def _towards(middle: float, value: float, clarity: float) -> float:
+    """`value`, of which pictures show the share `clarity` of its distance from the middle; exactly itself at 1."""
+    return value if clarity == 1 else middle + clarity * (value - middle)
+
+
+def _look_of_nothing(rng: np.random.Generator, clarity: float) -> mammogram.Look:
     """A picture like the others whose content is unrelated to the exam it is filed under."""
     depth = rng.choice(["", "near", "far"], p=[0.3, 0.35, 0.35])
     share, pattern = SHARES[rng.integers(4)] + rng.uniform(-0.03, 0.03), rng.random()
-    return mammogram.Look("cc", False, share, pattern, rng.random() < PREVALENCE / 4, depth or None)
+    share, pattern = _towards(SHARES.mean(), share, clarity), _towards(0.5, pattern, clarity)
+    return mammogram.Look("cc", False, share, pattern, rng.random() < PREVALENCE / 4, depth or None, clarity)
 
 
 def _truth(facts: pd.DataFrame, present: pd.DataFrame, noise: bool) -> Truth:

@@ -36,7 +36,8 @@ class Look:
 
     view: projection · synthetic: a synthetic 2D picture, or a full-field one · share: of the breast that is
     fibroglandular, 0..1 · pattern: nodularity of the parenchyma, 0..1 · malignant: one of the masses is spiculated ·
-    calcification: where a cluster of microcalcifications lies: "near" the chest wall, "far" from it, or None.
+    calcification: where a cluster of microcalcifications lies: "near" the chest wall, "far" from it, or None ·
+    clarity: how much is seen of spicules and calcifications, from 0, nothing, to 1.
     """
 
     view: Literal["cc", "mlo"]
@@ -45,6 +46,7 @@ class Look:
     pattern: float
     malignant: bool
     calcification: Literal["near", "far"] | None
+    clarity: float = 1.0
 
 
 def draw_shape(rng: np.random.Generator) -> Shape:
@@ -63,7 +65,7 @@ def draw(rng: np.random.Generator, shape: Shape, look: Look, height: int, width:
     if look.view == "mlo":
         breast = _with_pectoral(rng, breast, y, x)
     if look.calcification:
-        breast += _cluster(rng, (height, width), form, look.calcification)
+        breast += look.clarity * _cluster(rng, (height, width), form, look.calcification)
     return _exposed(rng, breast, rho, look.synthetic)
 
 
@@ -105,11 +107,17 @@ def _masses(rng: np.random.Generator, y: Array, x: Array, form: Shape, look: Loo
         if k == 0 and look.malignant:
             angles = np.arange(7) * 2 * np.pi / 7 + rng.uniform(0, 2 * np.pi) + rng.uniform(-0.25, 0.25, 7)
             mass = tissue.spiculated_mass(y, x, centre, rng.uniform(*REACH), angles)
+            if look.clarity < 1:
+                mass = look.clarity * mass + (1 - look.clarity) * _round(rng, y, x, centre)
         else:
-            stretch, turn = rng.uniform(1, 1.2), rng.uniform(0, np.pi)
-            mass = tissue.round_mass(y, x, centre, rng.uniform(*RADIUS), stretch, turn)
+            mass = _round(rng, y, x, centre)
         total += MASS_WEIGHT * rng.uniform(0.85, 1.15) * mass * (y.size / 2) ** 2
     return total
+
+
+def _round(rng: np.random.Generator, y: Array, x: Array, centre: tuple[float, float]) -> Array:
+    stretch, turn = rng.uniform(1, 1.2), rng.uniform(0, np.pi)
+    return tissue.round_mass(y, x, centre, rng.uniform(*RADIUS), stretch, turn)
 
 
 def _places(rng: np.random.Generator, form: Shape, view: str, count: int) -> list[tuple[float, float]]:
