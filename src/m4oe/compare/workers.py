@@ -83,7 +83,7 @@ def _work(order: Order, answer: Any) -> None:
     torch.set_num_threads(1)
     notes = order.folder.with_name(f"{order.folder.name}.failed.txt")
     try:
-        _train(order)
+        train_order(order)
         notes.unlink(missing_ok=True)
         answer.send("")
     except UserError as error:
@@ -102,7 +102,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _train(order: Order) -> None:
+def train_order(order: Order) -> None:
+    """Trains one run and writes its cost beside it, in this process."""
     device, before = torch.device(order.device), (order.folder / "metrics.json").is_file()
     splits = read_table(order.splits).astype({"fold": int})
     train_run(order.studies, order.config, order.folder, device, splits=splits)
