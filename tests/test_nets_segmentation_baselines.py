@@ -61,6 +61,12 @@ def test_the_rows():
     assert all(row.title and row.paper and row.differs for row in SEGMENTERS.values())
 
 
+def test_the_page_has_the_rows(repository):
+    page = (repository / "docs" / "segmentation.md").read_text(encoding="utf-8")
+    for name, row in SEGMENTERS.items():
+        assert f"| `{name}` | {row.title} | {row.paper} | {row.differs} |" in page
+
+
 def test_each_task_has_the_exams_that_have_its_picture(network):
     prediction = network(slices_batch(7))
     found = {task: (tuple(rows.values.shape), rows.index.tolist()) for task, rows in prediction.logits.items()}
