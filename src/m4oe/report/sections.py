@@ -193,13 +193,19 @@ def metrics_section(run: RunFolder) -> Section:
         (title(name), tasks[name].kind if name in tasks else "", list(_scores(entry))) for name, entry in alone.items()
     ]
     broken = {name: run.metrics.get(name, {}).get(run.split, {}) for name in ("by_inputs", "by_study", "by_group")}
-    titles = {"by_inputs": "By combination of inputs present", "by_study": "By study", "by_group": "By group"}
+    titles = {"by_inputs": "By combination of inputs present", "by_study": "By study", "by_group": _of_groups(run)}
     if not any(len(_levels_of(broken["by_study"], name)) > 1 for name in scores):
         broken["by_study"] = {}  # it would say what has been said
     breakdowns = [_by_level(titles[name], levels, run) for name, levels in broken.items() if levels]
     by_class = _by_class(classes, scores, tasks)
     breakdowns = by_class + breakdowns if run.segmenter else breakdowns + by_class
     return Section("metrics", "Scores", {"tables": tables, "breakdowns": breakdowns})
+
+
+def _of_groups(run: RunFolder) -> str:
+    """Of a run whose folds leave out centres, every centre is scored by the model that has not seen it."""
+    left_out = sorted({study.split.leave_out for study in run.studies if study.split.leave_out})
+    return f"By group; each {' and '.join(left_out)} left out of its model's training" if left_out else "By group"
 
 
 def _scores(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[Score]:
