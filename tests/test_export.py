@@ -247,6 +247,21 @@ def test_masks_nowhere(tmp_path):
         export_nnunet([path], tmp_path / "out")
 
 
+def test_phantom_volumes(tmp_path):
+    """Three data sets, files turned in seven ways; the values 0, 63, 126, 189, 252 of one become 0 to 4."""
+    from m4oe.data.phantoms import write_abdomen
+
+    studies = write_abdomen(tmp_path / "abdomen", patients=3, size=48)
+    exported = export_nnunet(studies, tmp_path / "out")
+    assert [facts_of(one.folder)["channel_names"]["0"] for one in exported] == ["CT", "mr", "ce_mr"]
+    mr = exported[1].folder
+    assert list(facts_of(mr)["labels"].values()) == [0, 1, 2, 3, 4]
+    for label in mr.glob("labels*/*.nii.gz"):
+        theirs = np.asarray(nibabel.load(tmp_path / "abdomen" / "mr" / "masks" / label.name).dataobj)
+        assert np.array_equal(np.asarray(nibabel.load(label).dataobj) * 63, theirs)
+    assert all((one.training, one.test) == (2, 1) for one in exported)
+
+
 def test_real_volumes(real_data, tmp_path):
     """A heart's cine MR, four-dimensional affines and all, read back by our own reader of nnU-Net's folders."""
     from m4oe.data.draft import write_draft
