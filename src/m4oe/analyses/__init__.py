@@ -13,6 +13,11 @@ from typing import Any
 
 import torch
 
+from m4oe.analyses.calibration import calibration_of
+from m4oe.analyses.competition import competition_of
+from m4oe.analyses.conformal import conformal_of
+from m4oe.analyses.gradients import gradients_of
+from m4oe.analyses.missing_inputs import missing_inputs_of
 from m4oe.analyses.routing import routing_of
 from m4oe.analyses.subject import Subject, subject_of
 from m4oe.analyses.synergy import synergy_of
@@ -27,6 +32,11 @@ ANALYSES: Mapping[str, Analysis] = {
     "utilisation": utilisation_of,
     "routing": routing_of,
     "synergy": synergy_of,
+    "competition": competition_of,
+    "gradients": gradients_of,
+    "missing_inputs": missing_inputs_of,
+    "calibration": calibration_of,
+    "conformal": conformal_of,
 }
 
 

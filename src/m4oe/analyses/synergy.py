@@ -34,7 +34,8 @@ def synergy_of(subject: Subject) -> dict[str, Any] | None:
     A pair: {"inputs", "answer", "n", "redundancy", "unique_1", "unique_2", "synergy"}: estimates in bits beyond what
     shuffled labels show, and "p", the share of shuffled labels that show as much synergy.
     """
-    if len(subject.inputs) < 2 or not subject.tasks or not subject.encoded("validation"):
+    tested_exams = int((subject.splits["split"] == "test").sum())
+    if len(subject.inputs) < 2 or not subject.tasks or tested_exams < FEWEST or not subject.encoded("validation"):
         return None
     among = references(subject)
     fitted, tested = profiles(subject, "validation", among), profiles(subject, "test", among)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 # Of the distance to the minimum, in nats; and the most sweeps that are spent on it.
-TOLERANCE, SWEEPS = 1e-6, 20_000
+TOLERANCE, SWEEPS = 1e-5, 3_000
 TINY = 1e-300
 
 

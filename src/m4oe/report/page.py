@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from m4oe import __version__
 from m4oe.artifact import write_text
+from m4oe.report.analyses import analyses_section
 from m4oe.report.cards import make_cards
 from m4oe.report.explanations import contributions_section, experts_section
 from m4oe.report.folder import RunFolder, read_run
@@ -61,6 +62,7 @@ def _of_exams(run: RunFolder, population: Population, outcomes: Sequence[Outcome
         metrics_section(run),
         figures_section(run, outcomes),
         contributions_section(run),
+        analyses_section(run),
         Section("cards", "Patient cards", make_cards(run, population, outcomes), missing),
         experts_section(run),
     ]
