@@ -3,9 +3,11 @@
     python benchmarks/segmentation_ablations.py -o OUT --seeds 0 1 2 --jobs 2
 
 For each seed a cohort of three studies is generated (CT, MR, contrast MR; label sets that overlap) and every variant is
-trained on it from the same seed, for the same number of slices. "upcycled" trains a dense network for the first half
-and copies its feed-forward networks to every expert; "specialise" has no gate. Printed: test Dice of each study, its
-mean over studies, seconds, and over seeds the mean and standard deviation. The same command goes on where it stopped.
+trained on it from the same seed, for the same number of slices. "specialise alone" has no gate; an "even" gate starts
+from a blend of all experts, others at the expert of each picture's modality; "upcycled" trains a dense network for half
+of the slices that others specialise with, and copies its feed-forward networks to every expert. Printed: test Dice of
+each study, its mean over studies, seconds, and over seeds the mean and standard deviation. The same command goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -37,14 +39,15 @@ def phases(*, gate: bool, epochs: int) -> list[dict[str, object]]:
     ]
 
 
-# name: (where experts are, with a gate, upcycled from a dense network)
-VARIANTS: dict[str, tuple[str, bool, bool]] = {
-    "no experts": ("none", False, False),
-    "experts in the encoder": ("encoder", True, False),
-    "experts in the decoder": ("decoder", True, False),
-    "experts in both": ("both", True, False),
-    "both, specialise alone": ("both", False, False),
-    "both, upcycled": ("both", True, True),
+# name: (where experts are, how gates start if there are any, upcycled from a dense network)
+VARIANTS: dict[str, tuple[str, str | None, bool]] = {
+    "no experts": ("none", None, False),
+    "experts in the encoder": ("encoder", "modality", False),
+    "experts in the decoder": ("decoder", "modality", False),
+    "experts in both": ("both", "modality", False),
+    "both, specialise alone": ("both", None, False),
+    "both, upcycled": ("both", "modality", True),
+    "both, even gate": ("both", "even", False),
 }
 
 
@@ -54,11 +57,16 @@ def trained(variant: str, seed: int, epochs: int, studies: Sequence[Path], out: 
     settings = [f"train.seed={seed}", "train.keep=last", *overrides]
     if upcycled:
         dense = out / "dense"
-        half = [f"train.max_epochs={epochs // 2}", "model.segmenter.experts=none"]
-        train_run(studies, load_config(None, [*settings, *half]), dense, torch.device("cpu"))
+        half = (epochs - GATE_EPOCHS) // 2
+        alone = [f"train.max_epochs={half}", "model.segmenter.experts=none"]
+        train_run(studies, load_config(None, [*settings, *alone]), dense, torch.device("cpu"))
         settings.append(f"model.segmenter.start={dense}")
-        epochs -= epochs // 2
-    plan = [{"name": "train", "max_epochs": epochs}] if experts == "none" else phases(gate=gate, epochs=epochs)
+        epochs -= half
+    if gate is not None:
+        settings.append(f"model.segmenter.gate.start={gate}")
+    plan = phases(gate=gate is not None, epochs=epochs)
+    if experts == "none":
+        plan = [{"name": "train", "max_epochs": epochs}]
     config = load_config(None, [*settings, f"model.segmenter.experts={experts}", f"phases={json.dumps(plan)}"])
     train_run(studies, config, out / "run", torch.device("cpu"))
     return out / "run"

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from house import read_house
+from m4oe.compare import load_comparison
 from m4oe.config import PRESETS, Phase, config_keys, dump_config, load_config
 from m4oe.study import load_study
 
@@ -131,7 +133,8 @@ def test_every_shipped_config_and_study_is_read(tmp_path):
         (tmp_path / "resolved.yaml").write_text(dump_config(config), encoding="utf-8")
         assert load_config(tmp_path / "resolved.yaml") == config
     for path in SHIPPED:
-        assert load_study(path) if "inputs:" in path.read_text(encoding="utf-8") else load_config(path)
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert (load_study if "inputs" in keys else load_comparison if "seeds" in keys else load_config)(path)
 
 
 def test_every_key_of_a_config_has_its_row_under_its_heading():
