@@ -8,7 +8,7 @@ from torch import nn
 
 from m4oe.errors import UserError
 from m4oe.moe import Experts
-from m4oe.nets.stems import as_picture
+from m4oe.nets.stems import MeanSquares, PatchEnd, Spread, as_picture, linear
 from m4oe.nets.swin_block import RATIO, DenseFeedForward, SwinBlock, Tiling, WindowAttention, tile
 from m4oe.nets.swin_unet import Expand, Merge, SwinSpec, SwinUNet
 
@@ -20,6 +20,11 @@ SMALL = {stem: SwinSpec(width=16, depths=(2, 2, 1), heads=(2, 4, 4), window=4, s
 def network(request) -> SwinUNet:
     torch.manual_seed(0)
     return SwinUNet(SMALL[request.param], [1, 3], DenseFeedForward, DenseFeedForward).eval()
+
+
+def written_out(features: torch.Tensor | Spread, count: int) -> torch.Tensor:
+    """Features of pixels (B, h, w, a, b, F)."""
+    return linear(features, torch.eye(count), torch.zeros(count))
 
 
 def windows_and_ends(length: int, tiling: Tiling) -> tuple[torch.Tensor, torch.Tensor]:
@@ -114,7 +119,7 @@ def test_published_parameter_counts(encoder, decoder, millions):
 def test_any_size_gives_features_of_every_pixel(network, size):
     x = torch.randn(2, 1, *size)
     features, routing = network([x], torch.zeros(2).long())
-    picture = as_picture(features, size)
+    picture = as_picture(written_out(features, network.features), size)
     assert picture.shape == (2, network.features, *size) and torch.isfinite(picture).all()
     assert routing == {}
 
@@ -122,16 +127,18 @@ def test_any_size_gives_features_of_every_pixel(network, size):
 def test_pictures_of_several_channel_counts_go_through_together(network):
     one, three = torch.randn(2, 1, 20, 24), torch.randn(1, 3, 20, 24)
     together, _ = network([one, three], torch.zeros(3).long())
-    for picture, part in ((one, together[:2]), (three, together[2:])):
+    for picture, part in zip((one, three), together.split([2, 1])):
         apart, _ = network([picture], torch.zeros(len(picture)).long())
-        assert torch.allclose(part, apart, atol=1e-5)
+        mine, theirs = (written_out(features, network.features) for features in (part, apart))
+        assert torch.allclose(mine, theirs, atol=1e-5)
 
 
 def test_law_1_a_picture_does_not_see_its_neighbours(network):
     x, order = torch.randn(4, 1, 20, 24), torch.tensor([2, 0, 3])
     whole, _ = network([x], torch.zeros(4).long())
     some, _ = network([x[order]], torch.zeros(3).long())
-    assert (whole[order] - some).abs().max() < 1e-5
+    mine, theirs = (written_out(features, network.features) for features in (whole[order], some))
+    assert (mine - theirs).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("patch", [2, 4, 8])
@@ -140,7 +147,7 @@ def test_stems_meet_their_ends_whatever_the_patch(patch):
         spec = SwinSpec(width=8, depths=(1, 1), heads=(1, 1), window=3, patch=patch, stem=stem)
         network = SwinUNet(spec, [1], DenseFeedForward, DenseFeedForward)
         features, _ = network([torch.randn(1, 1, 19, 26)], torch.zeros(1).long())
-        assert as_picture(features, (19, 26)).shape == (1, network.features, 19, 26)
+        assert as_picture(written_out(features, network.features), (19, 26)).shape == (1, network.features, 19, 26)
         assert network.grid("encoder.0", (19, 26)) == (-(-19 // patch), -(-26 // patch))
         assert network.grid("decoder.1", (19, 26)) == (-(-19 // (2 * patch)), -(-26 // (2 * patch)))
 
@@ -167,6 +174,29 @@ def test_drop_path_grows_with_depth():
 def test_bf16_is_near_float32(network):
     x, modality = torch.randn(2, 1, 32, 32), torch.zeros(2).long()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        fast, _ = network([x], modality)
-    exact, _ = network([x], modality)
+        fast = written_out(network([x], modality)[0], network.features)
+    exact = written_out(network([x], modality)[0], network.features)
     assert (fast.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_a_linear_map_of_spread_features_is_that_of_normalised_ones():
+    torch.manual_seed(0)
+    end, x = PatchEnd(6, 2).double(), torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    nn.init.normal_(end.norm.weight), nn.init.normal_(end.norm.bias)
+    weight, bias = torch.randn(4, 6, dtype=torch.float64, requires_grad=True), torch.randn(4, dtype=torch.float64)
+    ours = end(x, []).linear(weight, bias)
+    theirs = nn.functional.linear(end.norm(end.spread(x).unflatten(3, (2, 2, 6))), weight, bias)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    direction, variables = torch.randn_like(ours), [x, weight, *end.parameters()]
+    for mine, twin in zip(*(torch.autograd.grad((y * direction).sum(), variables) for y in (ours, theirs))):
+        assert twin.abs().max() > 0 and torch.allclose(mine, twin, atol=1e-11)
+    first, last = end(x, []).split([1, 2])
+    assert torch.equal(last.x, x[1:]) and torch.equal(end(x, [])[:1].x, first.x)
+
+
+def test_mean_squares_by_hand_and_by_differences():
+    # Features (1 - 1, 2 + 3) and (1, -1) of the token (1, 1): mean squares 25 / 2 and 1
+    weight = torch.tensor([[1.0, -1], [2, 3], [1, 0], [0, -1]], dtype=torch.float64, requires_grad=True)
+    assert MeanSquares.apply(torch.ones(1, 2, dtype=torch.float64), weight, 2).tolist() == [pytest.approx([12.5, 1])]
+    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *given: MeanSquares.apply(*given, 2), (x, weight))

@@ -71,7 +71,7 @@ def test_what_predicting_has_cached_serves_training() -> None:
     x, modality = torch.randn(1, 1, 52, 44), torch.zeros(1, dtype=torch.int64)
     with torch.inference_mode():
         network([x], modality)
-    network([x], modality)[0].square().sum().backward()
+    network([x], modality)[0].x.square().sum().backward()
     assert network.encoder[0][0].attention.bias_table.grad.abs().max() > 0
 
 

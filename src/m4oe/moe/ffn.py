@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from m4oe.batch import Routing
 from m4oe.moe.experts import Experts
@@ -50,11 +53,13 @@ def _is_dense(router: ModalityRouter | GateRouter) -> bool:
 def _sparse(experts: Experts, x: Tensor, weight: Tensor) -> Tensor:
     """(U, n, D) units of tokens through the experts of positive weight (U, E): sorted by expert, run, put back."""
     expert, unit = weight.T.nonzero(as_tuple=True)
-    counts = [count * x.shape[1] for count in torch.bincount(expert, minlength=weight.shape[1]).tolist()]
+    counts = torch.bincount(expert, minlength=weight.shape[1])
     single = len(unit) == len(x)
+    if single and x.shape[1] == 1:
+        return _one_each(experts, x.squeeze(1), weight, counts).unsqueeze(1)
     in_order = single and torch.equal(unit, torch.arange(len(x), device=x.device))
     rows = x if in_order else x.index_select(0, unit)
-    y = experts.grouped(rows.flatten(0, 1), counts).view_as(rows)
+    y = experts.grouped(rows.flatten(0, 1), (counts * x.shape[1]).tolist()).view_as(rows)
     if weight.requires_grad or not single:
         y = y * weight[unit, expert].to(y.dtype)[:, None, None]
     if in_order:
@@ -62,3 +67,33 @@ def _sparse(experts: Experts, x: Tensor, weight: Tensor) -> Tensor:
     if single:
         return y.index_select(0, unit.argsort())
     return torch.zeros_like(x, dtype=y.dtype).index_add(0, unit, y)
+
+
+def _one_each(experts: Experts, x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """(U, D) tokens, each through the one expert to which it gives weight (U, E); `counts` (E,) tokens of each.
+
+    Products are planned anew for each number of rows: numbers are rounded up, so that few of them occur.
+    """
+    step = max(1, len(x) // 64)
+    rounded = (counts + step - 1) // step * step
+    chosen = weight > 0
+    place = ((rounded.cumsum(0) - rounded + chosen.cumsum(0) - 1) * chosen).sum(1)
+    rows = x.new_zeros(int(rounded.sum()), x.shape[1]).index_copy(0, place, x)
+    y = Fetched.apply(experts.grouped(rows, rounded.tolist()), place)
+    return y * weight.sum(1, keepdim=True).to(y.dtype)
+
+
+class Fetched(torch.autograd.Function):
+    """Rows (U, D) of x at `place` (U,), no place twice: so that gradients are put back, not added up one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        ctx.count = len(x)
+        return x.index_select(0, place)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (place,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy_(0, place, gradient), None

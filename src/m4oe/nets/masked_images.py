@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from m4oe.nets.stems import as_picture
+from m4oe.nets.stems import Spread, as_picture, linear
 from m4oe.nets.swin_unet import SwinUNet
 
 SHARE = 0.75  # of the windows that are hidden
@@ -45,10 +45,14 @@ class MaskedImages(nn.Module):
         tokens = torch.where(hidden.unsqueeze(-1), self.token.to(tokens.dtype), tokens)
         features = network.read(tokens, details, modality)[0]
         errors = [
-            (as_picture(self.pixels[str(truth.shape[1])](own), size).float() - truth).square()[where.expand_as(truth)]
+            (as_picture(self._completed(own, truth.shape[1]), size).float() - truth).square()[where.expand_as(truth)]
             for own, truth, where in zip(features.split(parts), pictures, pixels.split(parts))
         ]
         return torch.cat(errors).mean()
+
+    def _completed(self, features: Tensor | Spread, channels: int) -> Tensor:
+        pixels = self.pixels[str(channels)]
+        return linear(features, pixels.weight, pixels.bias)
 
     @staticmethod
     def draw(count: int, grid: Sequence[int], window: int, generator: torch.Generator | None = None) -> Tensor:

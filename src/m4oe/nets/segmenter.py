@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Batch, Prediction, Rows
 from m4oe.moe import GateRouter
 from m4oe.nets.masked_images import MaskedImages
-from m4oe.nets.stems import as_picture
+from m4oe.nets.stems import as_picture, linear
 
 UNIFIED = "unified"
 
@@ -151,7 +150,7 @@ class Segmenter(nn.Module):
         classes = [[number] for number in range(count)] if task == UNIFIED else self.outputs[task]
         classes = [[output for output in members if output < count] for members in classes]
         first, last = min(map(min, classes)), max(map(max, classes))
-        logits = F.linear(features, self.head.weight[first : last + 1], self.head.bias[first : last + 1])
+        logits = linear(features, self.head.weight[first : last + 1], self.head.bias[first : last + 1])
         return marginal(as_picture(logits, size), [[output - first for output in outputs] for outputs in classes])
 
 

@@ -4,18 +4,22 @@ A row of STEMS is a stem and the end that belongs to it. A stem is made of (chan
 (B, h, w, D) and details of finer grids, finest first; an end is made of (width, patch) and has `features`.
 
 Features of pixels come as the products leave them, (B, h, w, a, b, F): of each token its a x b pixels, so that a head,
-a linear map of the last axis, reads them where they lie; `as_picture` then moves its few outputs instead of them all.
+a linear map of the last axis (`linear`), reads them where they lie; `as_picture` then moves its few outputs instead of
+them all. Those of a patch are not written out at all (`Spread`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import log2
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from m4oe.errors import UserError
 
@@ -45,9 +49,61 @@ class PatchEnd(nn.Module):
         self.spread = nn.Linear(width, patch**2 * width, bias=False)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, details: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, details: Sequence[Tensor]) -> Spread:
         """x (B, h, w, D) -> (B, h, w, patch, patch, features)."""
-        return self.norm(self.spread(x).unflatten(3, (self.patch, self.patch, -1)))
+        return Spread(x, self)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Features of pixels as the tokens x (B, h, w, D) of which `end` makes them: a linear map of features that are
+    normalised is one of the tokens, divided by the deviation of each pixel's features."""
+
+    x: Tensor
+    end: PatchEnd
+
+    def __getitem__(self, rows: slice | Tensor) -> Spread:
+        return Spread(self.x[rows], self.end)
+
+    def split(self, counts: Sequence[int]) -> list[Spread]:
+        return [Spread(part, self.end) for part in self.x.split(list(counts))]
+
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """(B, h, w, a, b, C) by weight (C, F), bias (C,). Sums over features of what is centred are those of the
+        scalar product: the mean goes into the weights, once for all pixels."""
+        norm, patch = self.end.norm, self.end.patch
+        spread = self.end.spread.weight.unflatten(0, (patch**2, -1))
+        spread = spread - spread.mean(1, keepdim=True)
+        of_tokens = ((weight * norm.weight) @ spread).flatten(0, 1)
+        squares = MeanSquares.apply(self.x, spread.flatten(0, 1), norm.normalized_shape[0])
+        y = F.linear(self.x, of_tokens).unflatten(3, (patch**2, -1))
+        y = y * (squares + norm.eps).rsqrt().unsqueeze(-1).to(y.dtype) + (weight @ norm.bias + bias).to(y.dtype)
+        return y.unflatten(3, (patch, patch))
+
+
+class MeanSquares(torch.autograd.Function):
+    """Mean squares (..., K) float32 or better of K groups of `size` features x @ weight.T; x (..., D), weight
+    (K size, D). Its gradient reads the features once; that of torch's own norm, three times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, size: int) -> Tensor:
+        features = F.linear(x, weight).unflatten(-1, (-1, size))
+        ctx.save_for_backward(x, weight, features)
+        norms = torch.linalg.vector_norm(features, dim=-1)
+        return norms.to(torch.promote_types(norms.dtype, torch.float32)).square() / size
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, features = ctx.saved_tensors
+        towards = (features * (2 / features.shape[-1] * gradient).to(features.dtype).unsqueeze(-1)).flatten(-2)
+        of_weight = towards.flatten(0, -2).T @ x.flatten(0, -2).to(towards.dtype)
+        return (towards @ weight.to(towards.dtype)).to(x.dtype), of_weight.to(weight.dtype), None
+
+
+def linear(features: Tensor | Spread, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear map of the last axis of features (..., F), by weight (C, F) and bias (C,) -> (..., C)."""
+    return features.linear(weight, bias) if isinstance(features, Spread) else F.linear(features, weight, bias)
 
 
 class ConvStem(nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Routing
-from m4oe.nets.stems import STEMS
+from m4oe.nets.stems import STEMS, Spread
 from m4oe.nets.swin_block import FeedForward, SwinBlock
 
 
@@ -103,9 +103,9 @@ class SwinUNet(nn.Module):
         self.features = self.end.features
         self.apply(_initialise)
 
-    def forward(self, pictures: Sequence[Tensor], modality: Tensor) -> tuple[Tensor, dict[str, Routing]]:
+    def forward(self, pictures: Sequence[Tensor], modality: Tensor) -> tuple[Tensor | Spread, dict[str, Routing]]:
         """pictures of B exams together, each (P, C, H, W) of a channel count of its own, modality (B,) int64 of all ->
-        features of every pixel, as stems.as_picture reads them, and the Routing of each layer that has one."""
+        features of every pixel, as stems.linear reads them, and the Routing of each layer that has one."""
         x, details = self.embed(pictures)
         return self.read(x, details, modality)
 
@@ -116,7 +116,9 @@ class SwinUNet(nn.Module):
             return parts[0]
         return torch.cat([x for x, _ in parts]), [torch.cat(level) for level in zip(*(details for _, details in parts))]
 
-    def read(self, x: Tensor, details: Sequence[Tensor], modality: Tensor) -> tuple[Tensor, dict[str, Routing]]:
+    def read(
+        self, x: Tensor, details: Sequence[Tensor], modality: Tensor
+    ) -> tuple[Tensor | Spread, dict[str, Routing]]:
         """What `forward` gives of pictures, from what `embed` gives of them."""
         stages, routing = self.encode(x, modality)
         y, more = self.decode(stages, modality)
