@@ -209,7 +209,7 @@ def test_mmoe_is_a_softmax_blend_of_experts_by_task():
         for task, gate in enumerate(body.gates):
             share = (gate.weigh.weight @ x[exam] + gate.weigh.bias).softmax(0)
             answers = body.experts(x[exam].expand(4, 1, -1))[:, 0]
-            blend_by_hand = sum(share[e] * answers[e] for e in range(4))
+            blend_by_hand = x[exam] + sum(share[e] * answers[e] for e in range(4))
             assert torch.allclose(got[exam, task], blend_by_hand, atol=1e-6)
 
 

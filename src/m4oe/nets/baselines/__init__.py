@@ -35,7 +35,7 @@ BASELINES: Mapping[str, Baseline] = {
     "hard_sharing": Baseline(
         "Hard parameter sharing",
         "Caruana, Multitask Learning, Machine Learning 1997",
-        "One trunk on the vectors of all inputs side by side; an absent input is a vector of zeros.",
+        "One trunk with a residual path on the vectors of all inputs side by side; an absent input adds nothing.",
         lambda shape: OnVectors(fusion.HardSharing(shape), shape),
     ),
     "early_fusion": Baseline(
@@ -65,13 +65,13 @@ BASELINES: Mapping[str, Baseline] = {
     "mmoe": Baseline(
         "MMoE",
         "Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts, KDD 2018",
-        "Experts are two-layer perceptrons with GELU; the towers are linear.",
+        "Experts are two-layer perceptrons with GELU beside a residual path; the towers are linear.",
         lambda shape: OnVectors(mixtures.MMoE(shape), shape),
     ),
     "ple": Baseline(
         "PLE",
         "Tang et al., Progressive Layered Extraction, RecSys 2020",
-        "Two levels; half of the experts are shared, half are the tasks' own; the towers are linear.",
+        "Two levels, with residual paths; half of the experts are shared, half the tasks' own; the towers are linear.",
         lambda shape: OnVectors(mixtures.PLE(shape), shape),
     ),
     "soft_moe": Baseline(

@@ -38,6 +38,22 @@ class Summary(nn.Module):
         return torch.where(here.unsqueeze(-1), x, 0.0), here
 
 
+class Joined(nn.Module):
+    """All inputs side by side as one vector (B, D); an absent input adds nothing.
+
+    What stands behind it keeps a residual path to it: without, mixtures have hardly begun to learn when a training of
+    the usual length ends.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.summary = Summary(shape)
+        self.project = nn.Linear(shape.num_streams * shape.width, shape.width)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        return self.project(self.summary(tokens)[0].flatten(1))
+
+
 class Head(nn.Module):
     """A linear layer and thresholds: (B, D) -> (B, C)."""
 

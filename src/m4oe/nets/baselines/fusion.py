@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from m4oe.batch import Prediction, Tokens
 from m4oe.moe import Experts
 from m4oe.moe.routers import masked_softmax
-from m4oe.nets.baselines.ends import Body, Summary, endings, everyone
+from m4oe.nets.baselines.ends import Body, Joined, Summary, endings, everyone
 from m4oe.nets.baselines.shape import Shape, TaskShape
 from m4oe.nets.blocks import Attention
 from m4oe.nets.heads import Thresholds
@@ -20,12 +20,12 @@ class HardSharing(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.summary = Summary(shape)
-        wide = nn.Linear(shape.num_streams * shape.width, shape.budget)
-        self.trunk = nn.Sequential(wide, nn.GELU(), nn.Linear(shape.budget, shape.width))
+        self.joined = Joined(shape)
+        self.trunk = Experts(1, shape.width, shape.budget)
 
     def forward(self, tokens: Tokens) -> Body:
-        return Body(self.trunk(self.summary(tokens)[0].flatten(1)).unsqueeze(1))
+        x = self.joined(tokens)
+        return Body((x + self.trunk(x.unsqueeze(0))[0]).unsqueeze(1))
 
 
 class EarlyFusion(nn.Module):

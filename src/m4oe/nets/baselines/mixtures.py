@@ -8,25 +8,13 @@ from torch import Tensor, nn
 from m4oe.batch import Tokens
 from m4oe.moe import Experts, MSoE
 from m4oe.moe.losses import entropy
-from m4oe.nets.baselines.ends import Body, Summary
+from m4oe.nets.baselines.ends import Body, Joined
 from m4oe.nets.baselines.shape import Shape
 from m4oe.nets.baselines.sparse import balance, blend, strongest
 
 CHOSEN = 2  # experts that read a token, where choice is sparse
 BALANCE = 0.01  # weight of the term that keeps experts in use, as in the Switch Transformer
 INFORMATION = 0.002  # weight of I(T; E), as that of our own I(M; E | T)
-
-
-class Joined(nn.Module):
-    """All inputs side by side as one vector (B, D), for mixtures that read one."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.summary = Summary(shape)
-        self.project = nn.Sequential(nn.Linear(shape.num_streams * shape.width, shape.width), nn.GELU())
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        return self.project(self.summary(tokens)[0].flatten(1))
 
 
 class Gated(nn.Module):
@@ -53,7 +41,7 @@ class MMoE(nn.Module):
     def forward(self, tokens: Tokens) -> Body:
         x = self.joined(tokens)
         answers = self.experts(x.expand(len(self.experts.weight_in), -1, -1))
-        return Body(torch.stack([gate(x, answers) for gate in self.gates], 1))
+        return Body(torch.stack([x + gate(x, answers) for gate in self.gates], 1))
 
 
 class Extraction(nn.Module):
@@ -73,9 +61,9 @@ class Extraction(nn.Module):
         """x (T, B, D) of each task, common (B, D) -> the same, one level up."""
         own = [experts(z.expand(len(experts.weight_in), -1, -1)) for experts, z in zip(self.own, x)]
         shared = self.shared(common.expand(len(self.shared.weight_in), -1, -1))
-        up = [gate(z, torch.cat([mine, shared])) for gate, z, mine in zip(self.gates, x, own)]
+        up = [z + gate(z, torch.cat([mine, shared])) for gate, z, mine in zip(self.gates, x, own)]
         if self.gate_of_all is not None:
-            common = self.gate_of_all(common, torch.cat([*own, shared]))
+            common = common + self.gate_of_all(common, torch.cat([*own, shared]))
         return torch.stack(up), common
 
 
