@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from m4oe import cli
+from m4oe import cli
 from m4oe.compare import VARIANTS, Comparison, compare_runs, compare_studies, comparing, load_comparison, workers
 from m4oe.compare.trainings import Training, candidates, choose
 from m4oe.compare.variants import DEFAULT, GROUPS, chosen_variants
@@ -153,6 +158,16 @@ def test_a_bad_file_is_one_clear_message(content, words, message, tmp_path):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_every_key_of_a_comparison_is_on_its_page(repository):
+    page = (repository / "docs" / "compare.md").read_text(encoding="utf-8")
+    assert {key for key in Comparison.model_fields if f"| `{key}` |" not in page} == set()
+
+
+def test_nothing_to_compare(tmp_path):
+    with pytest.raises(UserError, match="compare needs study files"):
+        compare_studies([], LITTLE_OF_IT, tmp_path / "out", "cpu")
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(UserError, match="no such comparison file"):
         load_comparison(tmp_path / "nowhere.yaml")
@@ -246,9 +261,9 @@ def of_test(path: Path) -> pd.DataFrame:
 
 def test_folds_are_pooled(one_task, tmp_path, here):
     study = edited(one_task, tmp_path / "folds.yaml", split={"folds": 2}, root=yaml_of(one_task)["root"])
-    content = compare_studies([study], little(variants=("m4oe", "single_task")), tmp_path / "out", "cpu")
+    content = compare_studies([study], little(variants=("single_task",)), tmp_path / "out", "cpu")
     exams = next(iter(content["tasks"].values()))["exams"]
-    labelled = read_table(tmp_path / "out" / "runs" / "m4oe" / "seed_0" / "predictions.csv")
+    labelled = read_table(tmp_path / "out" / "runs" / "single_task" / "seed_0" / "predictions.csv")
     assert exams == labelled.loc[labelled["target"] != "", "exam"].nunique() > 30
     assert content["variants"]["single_task"]["failed"] == ""
 
@@ -259,20 +274,21 @@ def yaml_of(path: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def compared(one_task, tmp_path_factory) -> Path:
-    """A comparison in processes of their own, with a variant that fails."""
+    """A comparison by the command, in processes of their own, with a variant that fails."""
     out = tmp_path_factory.mktemp("compared") / "out"
     words = ["variants=m4oe", "seeds=[0]", "resamples=200", "jobs=2", *LITTLE, "train.max_epochs=1"]
     own = "own={broken: ['model.encoder.image=nowhere:nothing']}"
-    done = m4oe("compare", one_task, "-o", out, *words, own)
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("failed: broken: broken/seed_0: model.encoder") and done.stderr.count("\n") == 1
-    assert "M4oE is best or tied for best on 1 of 1 task" in done.stdout
+    said, code, err = io.StringIO(), 0, io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(err):
+        patch.setattr("sys.argv", ["m4oe", "compare", str(one_task), "-o", str(out), *words, own])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    assert code == 1 and "M4oE is best or tied for best on 1 of 1 task" in said.getvalue(), err.getvalue()
+    assert err.getvalue().startswith("failed: broken: broken/seed_0: model.encoder")
+    assert err.getvalue().count("\n") == 1
     return out
-
-
-def m4oe(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "from m4oe.cli import main; main()", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_trainings_in_processes_are_measured(compared):
@@ -321,15 +337,16 @@ def test_a_process_that_ends_without_a_word_is_a_failure(monkeypatch, tmp_path):
 def test_killed_at_any_point_it_goes_on(one_task, tmp_path):
     """kill -9 while the second of three trains: no training is left behind, the first is kept, the rest is done."""
     out, words = tmp_path / "out", ["variants=m4oe", "seeds=[0,1,2]", "jobs=1", *LITTLE, "train.max_epochs=6"]
-    command = [sys.executable, "-c", "from m4oe.cli import main; main()", "compare", one_task, "-o", out, *words]
-    process = subprocess.Popen(list(map(str, command)), start_new_session=True)
+    command = [sys.executable, "-c", "from m4oe.cli import main; main()", "compare", str(one_task), "-o", str(out)]
+    command += words
+    process = subprocess.Popen(command, start_new_session=True)
     second = out / "runs" / "m4oe" / "seed_1" / "checkpoints" / "last.ckpt"
     wait_for(second.is_file)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for(lambda: not members(process.pid))
     kept = (out / "runs" / "m4oe" / "seed_0" / "metrics.json").stat().st_mtime_ns
-    assert m4oe("compare", one_task, "-o", out, *words).returncode == 0
+    assert subprocess.run(command, timeout=300).returncode == 0
     assert (out / "runs" / "m4oe" / "seed_0" / "metrics.json").stat().st_mtime_ns == kept
     assert json.loads((out / "comparison.json").read_text())["variants"]["m4oe"]["seeds"] == [0, 1, 2]
 

@@ -122,6 +122,8 @@ def test_yaml_in_a_page_is_a_study_or_a_config(block, tmp_path):
     file.write_text(block.text, encoding="utf-8")
     if block.document.name == "study.md":
         assert load_study(file).inputs
+    elif block.document.name == "compare.md":
+        assert load_comparison(file).variants
     else:
         assert load_config(file)
 

@@ -73,6 +73,8 @@ def compare_studies(
     A variant that fails is told with its reason and does not stop the rest. Raises UserError for what is wrong with
     the studies or the comparison, and for a folder that holds another one.
     """
+    if not studies:
+        raise UserError("compare needs study files to train on, or two runs at least")
     cohorts = tuple(load_cohort(load_study(path)) for path in studies)
     splits = split_exams(cohorts)
     refuse_empty_classes(cohorts)
