@@ -16,7 +16,7 @@ from m4oe.batch import Batch, Prediction, shared_rows
 from m4oe.data.dataset import collate
 from m4oe.tasks import KINDS
 
-BATCHES = 16
+BATCHES = 12
 INDIFFERENT = 0.01  # a cosine within it is neither conflict nor accord, as in the paper's figure
 
 

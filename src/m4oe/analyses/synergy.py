@@ -23,7 +23,7 @@ from m4oe.explain import Parts, decompose_many
 from m4oe.schema import TaskSpec
 
 FEWEST = 40  # exams with both inputs and a label; below, shuffled labels tell as much
-RESAMPLES = SHUFFLES = 200
+RESAMPLES, SHUFFLES = 200, 500
 TOLERANCE, SWEEPS = 1e-4, 50
 BITS = 1 / np.log(2)
 

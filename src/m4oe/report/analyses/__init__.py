@@ -29,7 +29,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], Markup]]] = {
     "utilisation": ("What each task uses", utilisation),
     "routing": ("Is the routing real?", routing),
     "synergy": ("Which inputs are worth more together", synergy),
-    "competition": ("What each input's encoder knows", competition),
+    "competition": ("What the encoder of each input knows", competition),
     "gradients": ("Do the tasks agree?", gradients),
     "missing_inputs": ("Which input can be left out", missing_inputs),
     "calibration": ("Does what is stated happen?", calibration),

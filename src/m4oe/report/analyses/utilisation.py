@@ -33,8 +33,8 @@ def _misleading(task: str, found: Mapping[str, Any]) -> Iterator[str]:
     for name in found["misleads"]:
         routed, used = (found["modalities"][name][measure] for measure in ("routing", "shapley"))
         yield (
-            f"Routing sends {_share(routed)} of {plain(task)}'s weight through {name}, of which the answer takes "
-            f"{_share(used)} (Shapley): do not read routing as importance."
+            f"Routing sends {_share(routed)} of {plain(task)}'s weight through {name}, which makes {_share(used)} of "
+            "what moves the answers (Shapley): do not read routing as importance."
         )
 
 
