@@ -3,8 +3,8 @@
     python benchmarks/segmentation_ablations.py -o OUT --seeds 0 1 2 --jobs 2
 
 For each seed a cohort of three studies is generated (CT, MR, contrast MR; label sets that overlap) and every variant is
-trained on it from the same seed, for the same number of slices. "specialise alone" has no gate; an "even" gate starts
-from a blend of all experts, others at the expert of each picture's modality; "upcycled" trains a dense network for half
+trained on it from the same seed, for the same number of slices. "specialise alone" has no gate; a "random" gate starts
+from any blend of experts, others at the expert of each picture's modality; "upcycled" trains a dense network for half
 of the slices that others specialise with, and copies its feed-forward networks to every expert. Printed: test Dice of
 each study, its mean over studies, seconds, and over seeds the mean and standard deviation. The same command goes on
 where it stopped.
@@ -47,7 +47,7 @@ VARIANTS: dict[str, tuple[str, str | None, bool]] = {
     "experts in both": ("both", "modality", False),
     "both, specialise alone": ("both", None, False),
     "both, upcycled": ("both", "modality", True),
-    "both, even gate": ("both", "even", False),
+    "both, random gate": ("both", "random", False),
 }
 
 

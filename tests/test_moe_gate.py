@@ -86,9 +86,8 @@ def test_modality_names_the_expert() -> None:
 
 def test_gate_by_hand() -> None:
     # One token (1, 2); logits (1, 2, 0) + bias (0, 0, log 3): exponentials e, e^2, 3 of a sum of 13.107
-    gate = GateRouter(2, 3)
-    gate.gate.weight.data = torch.tensor([[1.0, 0], [0, 1], [0, 0]])
-    gate.gate.bias.data = torch.tensor([0, 0, 3.0]).log().nan_to_num(neginf=0)
+    gate = GateRouter(2, 3, per="sample")
+    gate.start_from(torch.tensor([[1.0, 0], [0, 1], [0, 0]]), torch.tensor([0, 0, 3.0]).log().nan_to_num(neginf=0))
     x = torch.tensor([[[1.0, 2.0]]])
     assert gate(x).combine.flatten().tolist() == pytest.approx([0.20739, 0.56374, 0.22888], abs=1e-5)
     gate.top_k = 2  # the two largest, 0.56374 and 0.22888, over their sum
@@ -97,10 +96,26 @@ def test_gate_by_hand() -> None:
 
 def test_a_gate_per_sample_reads_the_mean_token() -> None:
     torch.manual_seed(0)
-    by_sample, by_token = GateRouter(D, E, per="sample"), GateRouter(D, E)
-    by_token.load_state_dict(by_sample.state_dict())
-    x = tokens(torch.float32)
-    torch.testing.assert_close(by_sample(x).combine, by_token(x.mean(1, keepdim=True)).combine)
+    by_sample, x = GateRouter(D, E, per="sample"), tokens(torch.float32)
+    torch.testing.assert_close(by_sample(x.mean(1, keepdim=True).expand_as(x)).combine, by_sample(x).combine)
+
+
+def test_a_gate_per_token_reads_the_token_and_the_mean_of_all() -> None:
+    # Tokens 1 and 3, of mean 2. Expert 0 has the logit 2 token - mean, 0 and 4; expert 1 has none.
+    gate = GateRouter(1, 2)
+    gate.start_from(torch.tensor([[-1.0], [0.0]]), torch.zeros(2))
+    gate.gate["token"].weight.data = torch.tensor([[2.0], [0.0]])
+    combine = gate(torch.tensor([[[1.0], [3.0]]])).combine
+    assert combine[0, :, 0].tolist() == pytest.approx([0.5, 0.98201], abs=1e-5)
+
+
+@pytest.mark.parametrize("per", ["token", "sample"])
+def test_a_gate_starts_as_the_classifier_of_mean_tokens_that_it_is_given(per: str) -> None:
+    gate, x = GateRouter(D, E, per), tokens(torch.float32)
+    weight, bias = torch.randn(E, D), torch.randn(E)
+    gate.start_from(weight, bias)
+    wanted = (x.mean(1) @ weight.T + bias).softmax(-1)[:, None].expand_as(gate(x).combine)
+    torch.testing.assert_close(gate(x).combine, wanted)
 
 
 @each_router
@@ -125,8 +140,7 @@ def test_a_gate_that_is_certain_is_hard_routing(top_k: int | None) -> None:
     hard = a_layer(lambda: ModalityRouter([2]))
     gated = a_layer(lambda: GateRouter(D, E, top_k=top_k))
     gated.experts = hard.experts
-    gated.router.gate.weight.data.zero_()
-    gated.router.gate.bias.data = torch.tensor([-1e4, -1e4, 1e4, -1e4], dtype=torch.float64)
+    gated.router.start_from(torch.zeros(E, D), torch.tensor([-1e4, -1e4, 1e4, -1e4]))
     x, modality = tokens(), torch.zeros(B, dtype=torch.int64)
     torch.testing.assert_close(gated(x, modality)[0], hard(x, modality)[0], rtol=0, atol=1e-12)
 
@@ -163,8 +177,8 @@ def with_experts(name: str, count: int) -> ExpertFFN:
 @pytest.mark.parametrize("count", [4, 16])
 def test_one_active_expert_costs_one_expert_however_many_there_are(name: str, count: int) -> None:
     x, modality = tokens(torch.float32).requires_grad_(), torch.arange(B) % 4
-    units = B if name.startswith("sample") else B * N
-    gate = 0 if name == "modality" else 3 * 2 * units * D * count
+    read = {"modality": 0, "sample, top 1": B, "token, top 1": B + B * N}[name]  # mean tokens, and tokens
+    gate = 3 * 2 * read * D * count
     assert flops(with_experts(name, count), x, modality) == 3 * 2 * 2 * B * N * D * HIDDEN + gate
 
 
@@ -209,7 +223,7 @@ def test_a_gate_of_one_expert_at_a_time_still_learns_which(per: str) -> None:
     y, routing = layer(tokens(torch.float32), MODALITY)
     assert set(routing.combine.unique().tolist()) <= {0.0, 1.0}
     y.square().sum().backward()
-    assert layer.router.gate.weight.grad.abs().sum() > 0
+    assert all(part.weight.grad.abs().sum() > 0 for part in layer.router.gate.values())
 
 
 def test_balance_by_hand() -> None:
@@ -225,14 +239,16 @@ def test_balance_by_hand() -> None:
 def test_descending_the_balance_evens_the_load(top_k: int | None) -> None:
     torch.manual_seed(0)
     gate, x = GateRouter(D, 3, top_k=top_k), torch.randn(8, 20, D)
-    gate.gate.bias.data = torch.tensor([2.0, 0, 0])
+    gate.gate["sample"].bias.data = torch.tensor([2.0, 0, 0])
     optimiser = torch.optim.SGD(gate.parameters(), lr=0.1)
-    before = load_balance(gate(x).combine).item()
+    combines = []
     for _ in range(100):
         optimiser.zero_grad()
-        load_balance(gate(x).combine).backward()
+        combines.append(gate(x).combine)
+        load_balance(combines[-1]).backward()
         optimiser.step()
-    assert before > 1.5 and load_balance(gate(x).combine).item() < 1.3
+    # Experts that take turns are in use, all of them: of one expert a token, all tokens may move at once.
+    assert load_balance(combines[0]) > 1.5 and load_balance(torch.cat(combines[50:])) < 1.1
 
 
 def test_empty_batches_pass() -> None:

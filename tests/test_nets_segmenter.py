@@ -95,7 +95,7 @@ def test_law_6_the_gate_phase_takes_all_of_specialise_and_adds_gates_alone(place
     found = gated.load_state_dict(specialised.state_dict(), strict=False)
     assert not found.unexpected_keys
     assert all(fnmatchcase(name, "*.gate.*") for name in found.missing_keys)
-    assert len(found.missing_keys) == 2 * {"none": 0, "encoder": 4, "decoder": 2, "both": 6}[place]
+    assert len(found.missing_keys) == 3 * {"none": 0, "encoder": 4, "decoder": 2, "both": 6}[place]
 
 
 def test_a_gate_that_names_the_modality_is_hard_routing():
@@ -232,7 +232,7 @@ def test_the_paper_s_preset_has_the_published_size_but_for_the_gates():
     widths = [96, 192, 384, 768, 96, 192, 384]
     released = sum(2 * (width**2 + width) for width in widths)
     assert round((sum(counts.values()) - ours + released) / 1e6, 1) == 60.4
-    assert round(sum(counts.values()) / 1e6, 1) == 58.5 and ours < 20_000
+    assert round(sum(counts.values()) / 1e6, 1) == 58.5 and ours < 30_000
 
 
 def test_experts_of_modalities():
@@ -264,7 +264,7 @@ def test_parts_match_the_patterns_of_phases():
         pattern: sum(fnmatchcase(name, pattern) for name in names)
         for pattern in ("*.gate.*", "*.experts.*", "*.shared.*", "head.*")
     }
-    assert counts == {"*.gate.*": 12, "*.experts.*": 24, "*.shared.*": 24, "head.*": 2}
+    assert counts == {"*.gate.*": 18, "*.experts.*": 24, "*.shared.*": 24, "head.*": 2}
 
 
 # Masked images.

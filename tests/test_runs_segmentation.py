@@ -15,6 +15,7 @@ import yaml
 from m4oe.artifact import load_artifact
 from m4oe.config import load_config
 from m4oe.errors import UserError
+from m4oe.moe import GateRouter
 from m4oe.runs import describe_model, evaluate_run, predict_run, train_run
 from m4oe.train.resume import absolute_study
 from small_volumes import block, study_of, volume
@@ -159,10 +160,27 @@ def test_experts_start_as_copies_of_a_dense_run(run, studies, tmp_path):
     phases = [{"name": "specialise", "routing": "modality", "learning_rate": 1e-12}]
     out = train(studies, tmp_path / "run", phases, f"model.segmenter.start={dense}")
     told = json.loads((out / "start.json").read_text())
-    assert len(told["loaded"]) > 20 and all(name.startswith("head") for name in told["left_over"])
-    weight = load_artifact(out).network.get_parameter("network.encoder.0.0.ffn.experts.weight_in")
-    old = load_artifact(dense).network.get_parameter("network.encoder.0.0.ffn.experts.weight_in")
-    assert len(weight) == 2 and torch.allclose(weight, old.expand_as(weight), atol=1e-6)
+    assert len(told["loaded"]) > 20 and not told["left_over"]
+    new, old = (load_artifact(folder).network for folder in (out, dense))
+    weight, source = (net.get_parameter("network.encoder.0.0.ffn.experts.weight_in") for net in (new, old))
+    assert len(weight) == 2 and torch.allclose(weight, source.expand_as(weight), atol=1e-6)
+    assert torch.allclose(new.head.weight, old.head.weight, atol=1e-6)  # a head of the same classes
+
+
+def test_a_head_of_other_classes_is_left_over(run, studies, tmp_path):
+    dense = train(studies[:1], tmp_path / "dense", [{"name": "train"}], "model.segmenter.experts=none")
+    out = train(studies, tmp_path / "run", PHASES[1:2], f"model.segmenter.start={dense}")
+    assert json.loads((out / "start.json").read_text())["left_over"] == ["head.bias", "head.weight"]
+
+
+@pytest.mark.parametrize("start", ["modality", "random"])
+def test_a_gate_phase_starts_with_the_experts_of_the_modalities_or_anywhere(run, studies, tmp_path, start):
+    phases = [PHASES[1], {"name": "gate", "learning_rate": 1e-12}]
+    out = train(studies, tmp_path / "run", phases, f"model.segmenter.gate.start={start}")
+    gates = [layer.gate for layer in load_artifact(out).network.modules() if isinstance(layer, GateRouter)]
+    assert len(gates) == 3
+    for gate in gates:
+        assert (gate["token"].weight.abs().max() < 1e-6) == (start == "modality")
 
 
 def test_the_size_of_a_segmenter_is_told(run):

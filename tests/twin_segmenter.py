@@ -68,7 +68,8 @@ class NaiveBlock(nn.Module):
         return update * (torch.rand(len(update), 1, 1, 1) >= self.drop_path) / (1 - self.drop_path)
 
     def mixed(self, x: Tensor) -> Tensor:
-        weights = self.gate(x).softmax(-1)
+        mean = x.mean((1, 2), keepdim=True)
+        weights = (self.gate["sample"](mean) + self.gate["token"](x)).softmax(-1)
         return sum(weights[..., e : e + 1] * expert(x) for e, expert in enumerate(self.experts))
 
     def attended(self, x: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ def gate_weights(router: ModalityRouter | GateRouter, token: Tensor, exam: Tenso
     """(E,): the weight of each expert for one token (D,) of an exam (N, D)."""
     if isinstance(router, ModalityRouter):
         return torch.arange(router.num_experts) == router.expert_of[modality]
-    p = softmax(router.gate(exam.mean(0) if router.per == "sample" else token))
+    logits = router.gate["sample"](exam.mean(0))
+    p = softmax(logits if router.per == "sample" else logits + router.gate["token"](token))
     if router.top_k is None:
         return p
     floor = p.sort(descending=True).values[router.top_k - 1]

@@ -68,9 +68,9 @@ class Gate(Facts):
     per: Literal["token", "sample"] = "token"
     top_k: int | None = Field(default=None, ge=1, description="experts that run for a token; default: all")
     noise: float = Field(default=0.0, ge=0, description="standard deviation added to logits in training")
-    start: Literal["modality", "even"] = Field(
+    start: Literal["modality", "random"] = Field(
         default="modality",
-        description="where a gate phase starts: each picture with the expert of its modality, or even",
+        description="where a phase that adds gates starts: each picture with the expert of its modality, or anywhere",
     )
 
 

@@ -75,7 +75,7 @@ def test_no_gate_can_single_out_an_expert_where_ours_can(layer: ReleasedChannelG
     torch.testing.assert_close(layer(x), before, **CLOSE)
 
     ours = ExpertFFN(GateRouter(D, E).double(), layer.experts)
-    torch.nn.init.normal_(ours.router.gate.weight)
+    torch.nn.init.normal_(ours.router.gate["token"].weight)
     before, _ = ours(x, torch.zeros(B, dtype=torch.int64))
     ours.experts = exchanged(ours.experts)
     assert (ours(x, torch.zeros(B, dtype=torch.int64))[0] - before).abs().max() > 0.01

@@ -99,12 +99,13 @@ class ModalityRouter(nn.Module):
 
 
 class GateRouter(nn.Module):
-    """A gating network: softmax over *experts*, of each token or of each exam's mean token (phase 2 of M4oE).
+    """A gating network: softmax over *experts*, of each token or of each exam (phase 2 of M4oE).
 
-    It sees the picture, not its modality (the released gate is a softmax over channels: tests/papers/). `top_k`
+    It sees the picture, not its modality (the released gate is a softmax over channels: tests/papers/). All gates read
+    the exam's mean token, which tells what kind of picture this is; a gate per token reads the token as well. `top_k`
     experts are kept, all by default, and share a weight of 1; `noise` is the standard deviation of what is added to
     logits in training. `limit`, which may be set at any time, closes all experts but the first ones: the same bits as
-    a gate that never had the others. Parameters: `gate.*`.
+    a gate that never had the others. Parameters: `gate.sample.*`, `gate.token.weight`.
     """
 
     def __init__(
@@ -118,19 +119,38 @@ class GateRouter(nn.Module):
     ) -> None:
         super().__init__()
         self.per, self.top_k, self.noise, self.limit = per, top_k, noise, limit
-        self.gate = nn.Linear(width, num_experts)
-        nn.init.normal_(self.gate.weight, std=0.02)
-        nn.init.zeros_(self.gate.bias)
+        parts = {"sample": nn.Linear(width, num_experts)}
+        if per == "token":
+            parts["token"] = nn.Linear(width, num_experts, bias=False)
+        for part in parts.values():
+            nn.init.normal_(part.weight, std=0.02)
+        nn.init.zeros_(parts["sample"].bias)
+        self.gate = nn.ModuleDict(parts)
 
     def forward(self, x: Tensor) -> Routing:
         """x (B, N, D) -> Routing with combine (B, N, K), or (B, 1, K) per sample; K experts are open, sums are 1."""
         with _full_precision(x):
             seen = x.to(torch.promote_types(x.dtype, torch.float32))
-            seen = seen.mean(1, keepdim=True) if self.per == "sample" else seen
-            logits = F.linear(seen, self.gate.weight[: self.limit], self.gate.bias[: self.limit])
+            weight, bias = self._of("sample").weight, self._of("sample").bias
+            logits = F.linear(seen.mean(1, keepdim=True), weight[: self.limit], bias[: self.limit])
+            if self.per == "token":
+                logits = logits + F.linear(seen, self._of("token").weight[: self.limit])
             if self.training and self.noise:
                 logits = logits + self.noise * torch.randn_like(logits)
             return Routing(None, _strongest(logits.softmax(-1), self.top_k))
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Starts as a linear classifier of exams' mean tokens: weight (E, D), bias (E,), for all tokens alike."""
+        self._of("sample").weight.copy_(weight)
+        self._of("sample").bias.copy_(bias)
+        if self.per == "token":
+            self._of("token").weight.zero_()
+
+    def _of(self, part: str) -> nn.Linear:
+        linear = self.gate[part]
+        assert isinstance(linear, nn.Linear)
+        return linear
 
 
 def _strongest(p: Tensor, count: int | None) -> Tensor:

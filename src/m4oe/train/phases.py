@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,13 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from m4oe.artifact import load_artifact, load_weights, save_weights, write_text
+from m4oe.artifact import load_artifact, load_weights, save_weights
 from m4oe.config import Config, Phase
 from m4oe.errors import UserError
-from m4oe.nets.build import build_model, start
+from m4oe.nets.build import build_model
 from m4oe.train.fitting import fit_phase
+from m4oe.train.gates import start_gates
 from m4oe.train.growth import freeze_grown, load_grown
 from m4oe.train.loading import Fold
+from m4oe.train.starting import start_network
 
 __all__ = ["Fold", "fit"]
 
@@ -30,16 +31,18 @@ def fit(fold: Fold, config: Config, out: Path, device: torch.device, *, progress
     network: nn.Module | None = None
     for phase in config.phases:
         finished = out / "checkpoints" / f"{phase.name}.safetensors"
-        previous = None if network is None else network.state_dict()
+        previous = network
         torch.manual_seed(config.train.seed)
         network = build_model(config.model, fold.schema, phase)
         if finished.is_file():
             load_weights(network, finished)
             continue
         if previous is not None:
-            load_previous(network, previous, phase)
+            load_previous(network, previous.state_dict(), phase)
+            if _adds_gates(phase, config):
+                start_gates(network, previous, fold, config, device)
         elif config.model.kind == "segmenter":
-            _start(network, config, phase, out)
+            start_network(network, config, phase, fold.schema, out)
         kept = _grow(network, phase)
         freeze(network, phase)
         network = fit_phase(network, phase, fold, config, out, device, progress=progress, undecayed=kept)
@@ -48,12 +51,11 @@ def fit(fold: Fold, config: Config, out: Path, device: torch.device, *, progress
     return network.eval()
 
 
-def _start(network: nn.Module, config: Config, phase: Phase, out: Path) -> None:
-    """Loads the dense weights that the config names, if any; start.json says what was loaded and what was left over."""
-    report = start(network, config.model, phase.fresh)
-    if report is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "start.json", json.dumps(report._asdict(), indent=1))
+def _adds_gates(phase: Phase, config: Config) -> bool:
+    """Whether `phase`, not the first, adds gates that shall start as the phase before it has routed."""
+    before = config.phases[config.phases.index(phase) - 1]
+    changes = (before.routing, phase.routing) == ("modality", "gate")
+    return changes and config.model.kind == "segmenter" and config.model.segmenter.gate.start == "modality"
 
 
 def _grow(network: nn.Module, phase: Phase) -> set[str]:
