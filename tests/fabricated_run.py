@@ -24,6 +24,19 @@ TASKS = {
     "risk": {"kind": "survival", "time": "years", "event": "cancer", "horizons": list(HORIZONS)},
     "lesion": {"kind": "segmentation", "column": "mask", "on": "cc", "classes": ["background", "lesion"]},
 }
+GRADIENTS = {
+    "split": "train",
+    "pairs": [
+        {
+            "tasks": ["malignancy", "density"],
+            "layers": {
+                "shared.experts": {
+                    "cosine": {"value": -0.2, "low": -0.3, "high": -0.1, "n": 12}, "conflict": 0.75, "accord": 0.25,
+                }
+            },
+        }
+    ],
+}  # fmt: skip
 SPECS = {
     "malignancy": {"classes": ["benign", "malignant"], "prior": [0.3], "weights": [0.6, 1.4]},
     "density": {"classes": ["A", "B", "C", "D"], "prior": [0.1, 0.4, 0.4, 0.1], "weights": [1.0] * 4},
@@ -65,6 +78,8 @@ def write_run(folder: Path, *, first_exam: str = "E000", collapsed: bool = False
     (run / "metrics.json").write_text(json.dumps(_metrics(exams)))
     _contributions(exams, rng, {"risk"} if withheld else set()).to_csv(run / "contributions.csv", index=False)
     (run / "routing.json").write_text(json.dumps(_routing(rng, collapsed, withheld)))
+    (run / "analyses").mkdir()
+    (run / "analyses" / "gradients.json").write_text(json.dumps(GRADIENTS))
     (run / "log.jsonl").write_text("\n".join(json.dumps(line) for line in _log(rng)) + "\n")
     return run
 

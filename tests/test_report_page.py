@@ -16,7 +16,7 @@ from m4oe.report import write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ("data", "metrics", "figures", "contributions", "cards", "experts", "learning", "method")
+SECTIONS = ("data", "metrics", "figures", "contributions", "analyses", "cards", "experts", "learning", "method")
 
 
 class Page(HTMLParser):

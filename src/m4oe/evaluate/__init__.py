@@ -17,6 +17,7 @@ from m4oe.errors import UserError, unknown
 from m4oe.evaluate.bootstrap import Estimate, interval, resample_weights, summarise
 from m4oe.evaluate.exams import Exams, read_cases, read_exams
 from m4oe.schema import Schema
+from m4oe.tasks.metrics import mean_defined
 
 Metrics = dict[str, dict[str, dict[str, Estimate]]]
 
@@ -133,7 +134,7 @@ def _difference(metric: str, pair: list[Exams], parts: list[ndarray], weights: n
         if metric not in a:
             raise unknown("metric", metric, a)
         gaps.append(a[metric] - b[metric])
-    return np.nanmean(gaps, axis=0)
+    return mean_defined(np.stack(gaps))
 
 
 def _strata(exams: Exams, groups: DataFrame | None) -> Iterator[tuple[str, str, Exams]]:
