@@ -91,7 +91,11 @@ MISTAKES = {
     "mask on nothing": ("on: scan", "on: scam", ["'optic'", "'scam'"]),
     "mask on variables": ("on: scan", "on: history", ["'optic'", "'history'"]),
     "region of no class": ("disc: [rim, cup]", "disc: [rim, cap]", ["'disc'", "'cap'"]),
-    "two ways to split": ("folds: 5", "folds: 5, column: split", ["one of 'fractions', 'column', 'folds' and 'leave_out'"]),
+    "two ways to split": (
+        "folds: 5",
+        "folds: 5, column: split",
+        ["one of 'fractions', 'column', 'folds' and 'leave_out'"],
+    ),
     "fractions that do not sum to 1": ("folds: 5", "fractions: [0.7, 0.2, 0.2]", ["sum to 1"]),
     "one fold": ("folds: 5", "folds: 1", ["split.folds"]),
     "table input with a path": ("columns: [age, sex]", "column: age", ["inputs.history", "'columns"]),
