@@ -289,6 +289,7 @@ def compared(one_task, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_trainings_in_processes_are_measured(compared):
     cost = json.loads((compared / "runs" / "m4oe" / "seed_0" / "cost.json").read_text())
     assert 2**27 < cost["peak_memory"] < 2**33
@@ -296,12 +297,14 @@ def test_trainings_in_processes_are_measured(compared):
     assert row["cost"] == cost and row["seeds"] == [0]
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_folder_is_refused(compared, one_task):
     asked = little(overrides=(*LITTLE, "train.max_epochs=2"))
     with pytest.raises(UserError, match=r"holds another run, which differs in: train.max_epochs \(1 there, 2 now\)"):
         compare_studies([one_task], asked, compared, "cpu")
 
 
+@pytest.mark.slow
 def test_other_splits_in_the_same_folder_are_refused(compared, one_task, tmp_path):
     study = edited(one_task, tmp_path / "study.yaml", split={"seed": 5}, root=yaml_of(one_task)["root"])
     with pytest.raises(UserError, match="holds a comparison on other splits"):

@@ -20,7 +20,7 @@ FLAGS = (
     "--allow-file-access-from-files",
 )  # fmt: skip
 WIDTHS = {"desk": 1280, "tablet": 768, "phone": 390, "small phone": 320}
-SECTIONS = 8
+SECTIONS = 9
 # A frame is a window of any width, whatever the least width of the browser's own. All is measured within the load
 # event, before the browser writes down the page, so that a slow machine changes nothing; the findings become the title.
 FRAME = '<iframe name="{name}" src="report.html" style="border:0;width:{width}px;height:2000px"></iframe>'
