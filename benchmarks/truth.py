@@ -32,7 +32,8 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from breast import TASKS, noise_below, oracle, routing, scores_of
-from m4oe.analyses import analyse, subject_of
+from m4oe.analyses import subject_of
+from m4oe.analyses.synergy import synergy_of
 from m4oe.artifact import load_artifact
 from m4oe.config import load_config
 from m4oe.contributions import evidence_values, game_values, routing_values
@@ -101,7 +102,7 @@ def figures(run: Path, study: Path) -> dict[str, Any]:
         task: {row.input: row.value for row in rows.itertuples()}
         for task, rows in mean_sizes(measured[measured["measure"] == "shapley"]).groupby("task")
     }
-    synergy = analyse(subject_of(run, torch.device("cpu"))).get("synergy")
+    synergy = synergy_of(subject_of(run, torch.device("cpu")))
     return {
         "model": scores_of(run),
         "oracle": oracle(study.parent, table, test),
@@ -123,7 +124,8 @@ def measures(run: Path, study: Path) -> pd.DataFrame:
     rows = ExamDataset([load_cohort(load_study(study))], splits[splits["split"] == "test"], artifact.schema)
     network, schema, found = Predictor(artifact).network, artifact.schema, []
     for start in range(0, len(rows), 32):
-        batch = collate([rows[number] for number in range(start, min(start + 32, len(rows)))])
+        samples = [rows[number] for number in range(start, min(start + 32, len(rows)))]
+        batch = collate(samples)
         tokens = network.encode(batch)
         prediction = network.decide(tokens, batch.inputs)
         values = {
@@ -134,11 +136,11 @@ def measures(run: Path, study: Path) -> pd.DataFrame:
         }
         for measure, of in values.items():
             for task in schema.tasks:
-                for b, exam in enumerate(batch.exams):
+                for b, sample in enumerate(samples):
                     for i, stream in enumerate(schema.streams):
-                        if (batch.inputs[stream.name].index == b).any():
+                        if stream.name in sample.inputs:
                             value = of[task.name][b, i, -1]  # malignancy: the one score; others: the last
-                            found.append((exam, task.name, stream.input, measure, float(value)))
+                            found.append((sample.exam, task.name, stream.input, measure, float(value)))
     return pd.DataFrame(found, columns=["exam", "task", "input", "measure", "value"])
 
 
