@@ -48,6 +48,8 @@ def main() -> None:
     for title, _, folder in (words.partition("=") for words in given.comparisons):
         content = json.loads((Path(folder) / "comparison.json").read_text(encoding="utf-8"))
         parts.append("\n".join(compared(title, content)))
+    if not given.comparisons:
+        parts.append("The comparisons of M4oE with other networks have not been run to their end yet.\n")
     if given.truth:
         parts.append("\n".join(told(json.loads((given.truth / "truth.json").read_text(encoding="utf-8")))))
     parts.append(COMMANDS)
@@ -138,6 +140,7 @@ def _verdicts(shipped: list[dict[str, Any]]) -> Iterator[str]:
 
 COMMANDS = """## Commands
 
+<!-- not run: hours -->
 ```bash
 python -c "from m4oe.data.phantoms import write_breast; write_breast('breast', seed=900)"
 m4oe compare breast/study.yaml -o OUT1 -c benchmarks/comparison_breast.yaml
