@@ -28,12 +28,12 @@ FLOORS = (
     ("nets",),
     ("moe", "tasks", "data"),
     ("config", "device"),
-    ("batch study schema errors",),
+    ("batch study schema errors presets",),
 )
 LONGEST_FUNCTION = 60
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 UNSAFE_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
-TORCHLESS = ("study", "schema", "errors", "config")
+TORCHLESS = ("study", "schema", "errors", "config", "presets")
 # Imports that cost a second or more, and the rooms that may have them at the top of a file.
 SLOW_IMPORTS = {"monai": (), "transformers": (), "matplotlib": (), "sklearn": (), "lightning": ("train",)}
 

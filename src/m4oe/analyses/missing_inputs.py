@@ -147,9 +147,9 @@ def _compared(a: Exams, b: Exams) -> tuple[str, Estimate, Estimate, Estimate] | 
             for place, exams in enumerate((a, b)):
                 drawn[place].append(_values(exams, metric, weights))
     first, second = (np.concatenate(values) if values else np.empty(0) for values in drawn)
-    value = float(once[0][0]), float(once[1][0])
-    pairs = ((value[0], first), (value[1], second), (value[0] - value[1], first - second))
-    return metric, *(_estimate(one, draws, len(a)) for one, draws in pairs)  # type: ignore[return-value]
+    before, after = float(once[0][0]), float(once[1][0])
+    cost = _estimate(before - after, first - second, len(a))
+    return metric, _estimate(before, first, len(a)), _estimate(after, second, len(a)), cost
 
 
 def _values(exams: Exams, metric: str, weights: ndarray) -> ndarray:

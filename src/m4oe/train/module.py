@@ -22,7 +22,7 @@ from m4oe.train.validation import Seen
 # Of the learning rate. A head that is quick to shrink gives up a task before the encoder has found what it needs, and
 # through a head near zero no gradient comes back to find it.
 HEAD_PACE = 0.2
-# A gate starts blind among experts that know their work: it must find them before blending makes them alike.
+# A gate that is new among experts that know their work must find them before blending makes them alike.
 GATE_PACE = 10.0
 
 
