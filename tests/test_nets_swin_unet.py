@@ -200,3 +200,18 @@ def test_mean_squares_by_hand_and_by_differences():
     assert MeanSquares.apply(torch.ones(1, 2, dtype=torch.float64), weight, 2).tolist() == [pytest.approx([12.5, 1])]
     x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *given: MeanSquares.apply(*given, 2), (x, weight))
+
+
+def test_mean_squares_of_many_rows_are_made_by_parts():
+    torch.manual_seed(0)
+    x = torch.randn(2, 1100, 3, dtype=torch.float64, requires_grad=True)  # 2200 rows, 1024 at once
+    weight = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+    ours, whole = MeanSquares.apply(x, weight, 4), (x @ weight.T).unflatten(-1, (2, 4)).square().mean(-1)
+    torch.testing.assert_close(ours, whole, rtol=0, atol=1e-12)
+    direction = torch.randn_like(ours)
+    for mine, twin in zip(*(torch.autograd.grad((y * direction).sum(), [x, weight]) for y in (ours, whole))):
+        torch.testing.assert_close(mine, twin, rtol=0, atol=1e-10)
+
+
+def test_mean_squares_of_no_rows():
+    assert MeanSquares.apply(torch.ones(0, 2), torch.ones(4, 2), 2).shape == (0, 2)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import twins
 from m4oe.study import TaskKind
 from m4oe.tasks import KINDS
 from m4oe.tasks.intervals import log_interval
@@ -195,6 +196,28 @@ def test_segmentation_loss_by_hand() -> None:
     target = torch.tensor([[[0, 1], [-100, -100]]])
     loss = KINDS["segmentation"].loss(TASKS["segmentation"], torch.zeros(1, 3, 2, 2), target)
     torch.testing.assert_close(loss, torch.tensor([log(3) + (3 / 8 + 2 / 5) / 2]))
+
+
+def test_segmentation_loss_is_that_of_the_libraries_parts() -> None:
+    """With class weights, and one exam without a single pixel; gradients too."""
+    task = TASKS["segmentation"].model_copy(update={"weights": (0.5, 1.0, 3.0)})
+    target, direction = TARGETS["segmentation"], torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    assert (target[2] == -100).all()
+    found = []
+    for loss_of in (KINDS["segmentation"].loss, twins.segmentation_loss):
+        logits = 4 * logits_for("segmentation").double().requires_grad_()
+        loss = loss_of(task, logits, target)
+        found.append((loss, *torch.autograd.grad((loss * direction).sum(), logits)))
+    (loss, gradient), (naive_loss, naive_gradient) = found
+    torch.testing.assert_close(loss, naive_loss, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient, naive_gradient, rtol=0, atol=1e-12)
+
+
+def test_segmentation_loss_of_a_class_that_is_ruled_out_is_finite() -> None:
+    logits = torch.tensor([[[1e4], [-1e4], [0.0]]], requires_grad=True)
+    loss = KINDS["segmentation"].loss(TASKS["segmentation"], logits, torch.tensor([[1]]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(2e4, rel=1e-3) and torch.isfinite(logits.grad).all()
 
 
 def test_pixels_outside_the_picture_change_nothing() -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from m4oe.batch import Tokens
 from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
+from m4oe.schema import TaskSpec
+from m4oe.tasks.segmentation import IGNORED, SMOOTH
 
 Expert = Callable[[Tensor], Tensor]
 
@@ -148,3 +150,14 @@ class ExpertsInALoop(nn.Module):
 
     def on_slots(self, slots: Tensor) -> Tensor:
         return torch.stack([expert(slots[:, e]) for e, expert in enumerate(self.experts)], 1)
+
+
+def segmentation_loss(task: TaskSpec, logits: Tensor, target: Tensor) -> Tensor:
+    """(P,) cross-entropy and Dice loss of logits (P, C, *size), target (P, *size), from the library's parts."""
+    counted, weights = target != IGNORED, torch.tensor(task.weights, dtype=logits.dtype)
+    pixels = F.cross_entropy(logits, target, weight=weights, ignore_index=IGNORED, reduction="none")
+    truth = F.one_hot(target.where(counted, 0), logits.shape[1]).movedim(-1, 1) * counted[:, None]
+    share = logits.softmax(1) * counted[:, None]
+    both, either = (x[:, 1:].flatten(2).sum(2) for x in (share * truth, share + truth))
+    dice_loss = (1 - (2 * both + SMOOTH) / (either + SMOOTH)).mean(1)
+    return pixels.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1) + dice_loss

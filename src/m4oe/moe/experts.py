@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m4oe.moe.perceptron import perceptron
+
 
 class Experts(nn.Module):
     """E two-layer perceptrons with GELU, stacked, so that one batched matrix product runs them all.
@@ -44,7 +46,7 @@ class Experts(nn.Module):
     def grouped(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """(R, D) rows sorted by expert, `counts[e]` of expert e -> (R, D); those without rows are not run."""
         shares = zip(x.split(list(counts)), self._apart(x))
-        answers = [_perceptron(rows, *expert) for rows, expert in shares if len(rows)]
+        answers = [perceptron(rows, *expert) for rows, expert in shares if len(rows)]
         return answers[0] if len(answers) == 1 else torch.cat(answers) if answers else x
 
     def blended(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class Experts(nn.Module):
         """
         total = None
         for share, expert in zip(weight.unsqueeze(-1).unbind(-2), self._apart(x)):
-            answer = _perceptron(x, *expert)
+            answer = perceptron(x, *expert)
             share = share.to(answer.dtype)
             total = answer * share if total is None else torch.addcmul(total, answer, share)
         assert total is not None, "a gate without experts"
@@ -77,8 +79,3 @@ class Experts(nn.Module):
         batch, experts, per_expert, width = slots.shape
         rows = self(slots.transpose(0, 1).reshape(experts, batch * per_expert, width))
         return rows.view(experts, batch, per_expert, width).transpose(0, 1)
-
-
-def _perceptron(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
-    """One expert on rows (R, D)."""
-    return torch.addmm(bias_out, F.gelu(torch.addmm(bias_in, x, weight_in)), weight_out)

@@ -75,7 +75,7 @@ class Spread:
         spread = self.end.spread.weight.unflatten(0, (patch**2, -1))
         spread = spread - spread.mean(1, keepdim=True)
         of_tokens = ((weight * norm.weight) @ spread).flatten(0, 1)
-        squares = MeanSquares.apply(self.x, spread.flatten(0, 1), norm.normalized_shape[0])
+        squares = MeanSquares.apply(*_lowered(self.x, spread.flatten(0, 1)), norm.normalized_shape[0])
         y = F.linear(self.x, of_tokens).unflatten(3, (patch**2, -1))
         y = y * (squares + norm.eps).rsqrt().unsqueeze(-1).to(y.dtype) + (weight @ norm.bias + bias).to(y.dtype)
         return y.unflatten(3, (patch, patch))
@@ -83,22 +83,52 @@ class Spread:
 
 class MeanSquares(torch.autograd.Function):
     """Mean squares (..., K) float32 or better of K groups of `size` features x @ weight.T; x (..., D), weight
-    (K size, D). Its gradient reads the features once; that of torch's own norm, three times."""
+    (K size, D), in one precision.
+
+    The features, several times as large as all tokens, are never there as a whole: both ways make them anew for a few
+    rows, which stay in the cache of a processor.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, size: int) -> Tensor:
-        features = F.linear(x, weight).unflatten(-1, (-1, size))
-        ctx.save_for_backward(x, weight, features)
-        norms = torch.linalg.vector_norm(features, dim=-1)
-        return norms.to(torch.promote_types(norms.dtype, torch.float32)).square() / size
+        ctx.save_for_backward(x, weight)
+        ctx.size = size
+        rows = x.flatten(0, -2)
+        norms = [torch.linalg.vector_norm(_grouped(part, weight, size), dim=-1) for part in rows.split(_at_once(x))]
+        precise = torch.cat(norms).to(torch.promote_types(x.dtype, torch.float32))
+        return (precise.square() / size).view(*x.shape[:-1], len(weight) // size)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, features = ctx.saved_tensors
-        towards = (features * (2 / features.shape[-1] * gradient).to(features.dtype).unsqueeze(-1)).flatten(-2)
-        of_weight = towards.flatten(0, -2).T @ x.flatten(0, -2).to(towards.dtype)
-        return (towards @ weight.to(towards.dtype)).to(x.dtype), of_weight.to(weight.dtype), None
+        x, weight = ctx.saved_tensors
+        scale = (gradient.flatten(0, -2) * (2 / ctx.size)).to(x.dtype).unsqueeze(-1)
+        of_x = torch.empty_like(x, memory_format=torch.contiguous_format).flatten(0, -2)
+        of_weight = torch.zeros_like(weight, dtype=gradient.dtype)
+        count = _at_once(x)
+        for rows, factor, place in zip(x.flatten(0, -2).split(count), scale.split(count), of_x.split(count)):
+            towards = _grouped(rows, weight, ctx.size).mul_(factor).flatten(1)
+            of_weight += towards.T @ rows
+            torch.mm(towards, weight, out=place)
+        return of_x.view(x.shape), of_weight.to(weight.dtype), None
+
+
+def _grouped(rows: Tensor, weight: Tensor, size: int) -> Tensor:
+    """(R, K, size) features of rows (R, D)."""
+    return (rows @ weight.T).unflatten(-1, (-1, size))
+
+
+def _lowered(*parts: Tensor) -> tuple[Tensor, ...]:
+    """In the precision that autocast would give them."""
+    device = parts[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return parts
+    return tuple(part.to(torch.get_autocast_dtype(device)) for part in parts)
+
+
+def _at_once(x: Tensor) -> int:
+    """Rows whose features fit into a processor's cache; a GPU takes all."""
+    return 1024 if x.device.type == "cpu" else max(1, x.numel())
 
 
 def linear(features: Tensor | Spread, weight: Tensor, bias: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from m4oe.schema import TaskSpec
 from m4oe.tasks.classification import logit
@@ -19,17 +21,53 @@ def segmentation_loss(task: TaskSpec, logits: Tensor, target: Tensor, focal_gamm
     logits (P, C, *size); target (P, *size) int64, -100 where a pixel counts for nothing. The Dice loss is
     1 - (2 sum p t + 1) / (sum p + sum t + 1) of each foreground class over the exam's pixels, then their mean.
     """
-    logits, counted = logits.float(), target != IGNORED
-    weights = torch.tensor(task.weights, dtype=torch.float32, device=logits.device)
-    pixels = F.cross_entropy(logits, target, weight=weights, ignore_index=IGNORED, reduction="none")
-    return pixels.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp_min(1) + _dice_loss(logits, target, counted)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    weights = torch.tensor(task.weights, dtype=logits.dtype, device=logits.device)
+    return CrossEntropyAndDice.apply(logits.flatten(2), target.flatten(1), weights)
 
 
-def _dice_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-    truth = F.one_hot(target.where(counted, 0), logits.shape[1]).movedim(-1, 1) * counted[:, None]
-    share = logits.softmax(1) * counted[:, None]
-    both, either = ((x[:, 1:]).flatten(2).sum(2) for x in (share * truth, share + truth))
-    return (1 - (2 * both + SMOOTH) / (either + SMOOTH)).mean(1)
+class CrossEntropyAndDice(torch.autograd.Function):
+    """The loss of pixels, S to an exam: logits (P, C, S), target (P, S), weights (C,) -> (P,).
+
+    Written out, since it looks at every logit of every pixel: few passes instead of the two dozen, each with a result
+    of that size, of the library's parts.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        counted, label = (target != IGNORED).to(logits.dtype), target.clamp_min(0).unsqueeze(1)
+        log_share = logits.log_softmax(1)
+        pixel_weight = weights[label.squeeze(1)] * counted / counted.sum(1, keepdim=True).clamp_min(1)
+        entropy = -(pixel_weight * log_share.gather(1, label).squeeze(1)).sum(1)
+        share = log_share.exp_()
+        of_label = share.gather(1, label).squeeze(1)
+        said = torch.bmm(share, counted.unsqueeze(2)).squeeze(2)
+        both, true = (_by_class(values, label, logits.shape[1]) for values in (of_label * counted, counted))
+        either = said + true + SMOOTH
+        overlap = (2 * both + SMOOTH) / either
+        ctx.save_for_backward(share, label, counted, pixel_weight, of_label, overlap, either)
+        return entropy + (1 - overlap[:, 1:]).mean(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """d Dice / d p_c = at_label_c [c = y] + everywhere_c, through the softmax; of cross-entropy w (p - [c = y])."""
+        share, label, counted, pixel_weight, of_label, overlap, either = ctx.saved_tensors
+        gradient = gradient.unsqueeze(1)
+        everywhere = gradient * overlap / either / (overlap.shape[1] - 1)
+        at_label = -2 * gradient / either / (overlap.shape[1] - 1)
+        everywhere[:, 0] = at_label[:, 0] = 0.0
+        pixel_weight = pixel_weight * gradient
+        raised = of_label * at_label.gather(1, label.squeeze(1)) * counted
+        mean = torch.bmm(everywhere.unsqueeze(1), share).squeeze(1) * counted + raised
+        towards = everywhere.unsqueeze(2) * counted.unsqueeze(1) + (pixel_weight - mean).unsqueeze(1)
+        towards.mul_(share).scatter_add_(1, label, (raised - pixel_weight).unsqueeze(1))
+        return towards, None, None
+
+
+def _by_class(values: Tensor, label: Tensor, classes: int) -> Tensor:
+    """(P, C) sums of values (P, S) over the pixels of each class; label (P, 1, S)."""
+    return values.new_zeros(len(values), classes).scatter_add_(1, label.squeeze(1), values)
 
 
 def overlap_counts(task: TaskSpec, logits: Tensor, target: Tensor) -> Tensor:
