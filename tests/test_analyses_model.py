@@ -231,11 +231,11 @@ def test_an_encoder_that_lost_is_behind_the_one_trained_alone():
     knows = {split: np.stack([2.0 * y - 1, 0 * y, 0 * y], 1) for split, y in labels.items()}
     noise = {split: rng.normal(size=(len(y), 3)) for split, y in labels.items()}
     joint, alone = (planted(values, labels, lambda values: values[:, 0]) for values in (noise, knows))
-    found = competition_between(joint, {"first": alone})["first"]["y"]
+    found = competition_between(joint, {"first": [alone]})["first"]["y"]
     assert found["alone"]["value"] == 1.0 and found["difference"]["high"] < 0
     other = {split: 1 - y for split, y in labels.items()}
     with pytest.raises(UserError, match="same splits"):
-        competition_between(joint, {"first": planted(knows, other, lambda values: values[:, 0])})
+        competition_between(joint, {"first": [planted(knows, other, lambda values: values[:, 0])]})
 
 
 def test_macro_auroc_leaves_out_missing_labels():

@@ -239,6 +239,10 @@ def test_every_training_has_the_splits_of_the_study_whatever_its_tasks_and_input
     task = next(iter(study.tasks))
     chosen = content["variants"]["single_task_single_input"]["chosen"][task]["input"]
     assert chosen in study.inputs
+    assert content["competition"].keys() == study.inputs.keys()
+    for probes in content["competition"].values():
+        gap = probes[task]["joint"]["value"] - probes[task]["alone"]["value"]
+        assert probes[task]["difference"]["value"] == pytest.approx(gap)
     tables = [out / "runs" / "m4oe" / "seed_0", out / "runs" / "single_task_single_input" / "seed_0"]
     ours, joined = (of_test(folder / "predictions.csv") for folder in tables)
     assert list(ours.index) == list(joined.index) and (ours["target"] == joined["target"]).all()

@@ -25,6 +25,24 @@ from m4oe.schema import Schema
 RESAMPLES = 1000
 
 
+COMPETITION = {
+    "left": {
+        "binary": {
+            "joint": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 120},
+            "alone": {"value": 0.9, "low": 0.8, "high": 1.0, "n": 120},
+            "difference": {"value": -0.3, "low": -0.4, "high": -0.2, "n": 120},
+        }
+    },
+    "right": {
+        "binary": {
+            "joint": {"value": 0.7, "low": None, "high": None, "n": 8},
+            "alone": {"value": 0.8, "low": None, "high": None, "n": 8},
+            "difference": {"value": -0.1, "low": None, "high": None, "n": 8},
+        }
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory) -> list[Entry]:
     return write_entries(tmp_path_factory.mktemp("entries"))
@@ -33,7 +51,7 @@ def entries(tmp_path_factory) -> list[Entry]:
 @pytest.fixture(scope="module")
 def content(entries) -> dict:
     found = content_of(entries, SPECS, "m4oe", RESAMPLES)
-    return found | {"reading": reading(found)}
+    return found | {"reading": reading(found), "competition": COMPETITION}
 
 
 def area(folder: Path) -> float:
@@ -172,6 +190,17 @@ def test_the_page_stands_alone_and_holds_what_was_found(written, content):
     assert text.count('class="tied"') == 5 and text.count("<svg") == 2
     low, high = (content["variants"]["plain"]["scores"]["binary"]["auroc"][key] for key in ("low", "high"))
     assert f"{low:.3f}–{high:.3f}" in text and "3,072" in text and "12,000" in text
+
+
+def test_what_training_together_costs_an_encoder_is_told_where_it_is_sure(content, tmp_path, written):
+    text = (written / "comparison.html").read_text()
+    assert "Do inputs compete for training?" in text
+    assert "the encoder of left knows less of binary than trained alone" in text and "encoder of right" not in text
+    assert "0.60 with all, 0.90 alone: −0.30 (−0.40 to −0.20)" in text
+    write_results(content | {"competition": {"right": COMPETITION["right"]}}, tmp_path)
+    assert "No encoder surely knows less" in (tmp_path / "comparison.html").read_text()
+    write_results(content | {"competition": {}}, tmp_path)
+    assert "compete" not in (tmp_path / "comparison.html").read_text()
 
 
 def test_the_csv_has_a_row_for_each_variant_task_and_metric(written, content):

@@ -8,7 +8,7 @@ Axes: P exams · F features of an exam · C answers that are told apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,18 @@ def competition_of(subject: Subject) -> dict[str, Any] | None:
     return {"split": "test", "metric": "auroc", "probes": shown} if shown else None
 
 
-def competition_between(joint: Subject, alone: Mapping[str, Subject]) -> dict[str, Any]:
+def competition_between(joint: Subject, alone: Mapping[str, Sequence[Subject]]) -> dict[str, Any]:
     """{input: {task: {"joint", "alone", "difference"}}}: probes of the joint model's encoders and of those that were
-    trained with one input alone, {input: its run}, on the same splits; the difference is paired by exam.
+    trained with one input alone, {input: its runs, each of tasks of its own}, on the same splits; the difference is
+    paired by exam.
 
-    Negative differences are what training together cost an input.
+    Negative differences are what training together cost an input. Raises UserError where test exams differ.
     """
     found: dict[str, Any] = {}
-    for name, other in alone.items():
-        own, single = _of_input(joint, name), _of_input(other, name)
-        both = [task for task in own if task in single]
-        found[name] = {task: _compared(own[task], single[task]) for task in both}
+    for name, runs in alone.items():
+        own = _of_input(joint, name)
+        single = {task: probe for run in runs for task, probe in _of_input(run, name).items()}
+        found[name] = {task: _compared(own[task], single[task]) for task in own if task in single}
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from m4oe.compare.comparison import Comparison
+from m4oe.compare.competition import competition_of
 from m4oe.compare.entries import Entry, finished_entry
 from m4oe.compare.given import entries_of_runs
 from m4oe.compare.reading import reading
@@ -86,7 +87,24 @@ def compare_studies(
     plan = Plan(comparison, variants, cohorts, splits, out, device, kind)
     trained, failed = _train(plan, tell)
     entries = [_entry(plan, name, trained, failed) for name in variants]
-    return _finish(entries, reference, comparison.resamples, out)
+    return _finish(entries, reference, comparison.resamples, out, _competition(plan, reference, entries, failed))
+
+
+def _competition(
+    plan: Plan, reference: str, entries: Sequence[Entry], failed: Mapping[Training, str]
+) -> dict[str, Any]:
+    """Of the encoders of the reference, where models of one input and one task were trained, too."""
+    joint = next(entry for entry in entries if entry.name == reference)
+    apart = [
+        each for each in plan.first if plan.variants[each.variant].apart == "task_and_input" and each not in failed
+    ]
+    if plan.kind != "classifier" or not apart or joint.failed or joint.variant.apart:
+        return {}
+    rates: dict[tuple[str, str], list[Training]] = {}
+    for each in apart:
+        rates.setdefault((each.task, each.input), []).append(each)
+    singles = [best for tried in rates.values() for best in choose(tried, plan.out).values()]
+    return competition_of(next(iter(joint.seeds.values())), singles, plan.out, plan.device)
 
 
 def compare_runs(runs: Sequence[Path], comparison: Comparison, out: Path) -> dict[str, Any]:
@@ -157,9 +175,11 @@ def _entry(plan: Plan, name: str, trained: Sequence[Training], failed: Mapping[T
     return finished_entry(name, variant, mine, plan.out, plan.cohorts, plan.splits)
 
 
-def _finish(entries: Sequence[Entry], reference: str, resamples: int, out: Path) -> dict[str, Any]:
+def _finish(
+    entries: Sequence[Entry], reference: str, resamples: int, out: Path, competition: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     content = content_of(entries, _tasks(entries), reference, resamples)
-    content["reading"] = reading(content)
+    content |= {"reading": reading(content), "competition": competition or {}}
     write_results(content, out)
     return content
 

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 import m4oe.report
+from m4oe.compare.competition import section
 from m4oe.compare.forest import forest
 from m4oe.compare.reading import mark, title_of
 from m4oe.report.words import MEASURES, measure, number, plain, title
@@ -27,6 +28,7 @@ def render(content: Mapping[str, Any]) -> str:
         rows=[_row(content, name) for name in content["variants"]],
         forests=[forest(content, task) for task in content["best"]],
         details=[_detail(content, name, task) for task in content["best"] for name in content["variants"]],
+        competition=section(content["competition"]) if content["competition"] else None,
         measures=[MEASURES[name] for name in _metrics(content) if name in MEASURES],
         date=datetime.date.today().isoformat(),
         version=m4oe.__version__,
