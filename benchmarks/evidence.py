@@ -1,22 +1,22 @@
 """Writes docs/evidence.md from what comparisons and the truth test left behind; nothing in it is typed.
 
-    python benchmarks/evidence.py "Breast phantom=OUT1" "Mini-MIAS=OUT2" --truth OUT3 --doc docs/evidence.md
+    python benchmarks/evidence.py "Breast phantom=OUT1" "Mini-MIAS=OUT2" --truth OUT3 OUT4 --doc docs/evidence.md
 
-OUT1, OUT2: folders of `m4oe compare`. OUT3: the folder of benchmarks/truth.py.
+OUT1, OUT2: folders of `m4oe compare`. OUT3, OUT4: folders of benchmarks/truth.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from m4oe.compare.reading import mark
-from truth import by_condition, interval, show
+from truth import CHANGES, by_condition, changed, interval, limits, show
 
 GROUPS = {
     "ours": "Ours",
@@ -41,7 +41,7 @@ on the same patients, with its interval; p is adjusted by Holm over all comparis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="*", help="TITLE=FOLDER")
-    parser.add_argument("--truth", type=Path)
+    parser.add_argument("--truth", type=Path, nargs="+", default=[])
     parser.add_argument("--doc", type=Path, required=True)
     given = parser.parse_args()
     parts = [HEADING]
@@ -50,8 +50,9 @@ def main() -> None:
         parts.append("\n".join(compared(title, content)))
     if not given.comparisons:
         parts.append("The comparisons of M4oE with other networks have not been run to their end yet.\n")
-    if given.truth:
-        parts.append("\n".join(told(json.loads((given.truth / "truth.json").read_text(encoding="utf-8")))))
+    results = [result for folder in given.truth for result in json.loads((folder / "truth.json").read_text())]
+    if results:
+        parts.append("\n".join(told(results)))
     parts.append(COMMANDS)
     given.doc.write_text("\n".join(parts), encoding="utf-8")
 
@@ -118,12 +119,50 @@ def told(results: list[dict[str, Any]]) -> Iterator[str]:
     """The truth test: what it asked for, whether it was reached, and all its tables."""
     yield "## Are the explanations true?\n"
     yield "Breast phantoms with a modality of noise; every carrier is known. Means over seeds (95 % interval)."
-    yield from ("", *(f"- {sentence}" for sentence in _verdicts(by_condition(results)["as shipped"])), "")
+    yield from _budgets(results)
+    found = by_condition(results)
+    verdicts = [*_verdicts(list(found.get("as shipped", {}).values())), *_forms(changed(found))]
+    yield from ("", *(f"- {sentence}" for sentence in verdicts), "")
     yield show(results).replace("## ", "### ")
     yield ""
 
 
+def _budgets(results: list[dict[str, Any]]) -> Iterator[str]:
+    """What a condition changes of the shipped config beside itself."""
+    by_words: dict[str, list[str]] = {}
+    for result in results:
+        names = by_words.setdefault(" ".join(result["overrides"]), [])
+        names += [result["condition"]] * (result["condition"] not in names)
+    for words, names in by_words.items():
+        yield f"Trained with {words or 'the defaults'}: {'; '.join(names)}." if any(by_words) else ""
+
+
+def _forms(changes: Mapping[str, Mapping[str, list[float]]]) -> Iterator[str]:
+    """Which forms of the information term surely do what it is for, and at what price."""
+    score, worst, information, noise = CHANGES
+    sure = {name: {figure: limits(values) for figure, values in row.items()} for name, row in changes.items()}
+    above, below = ({name: {f for f, (low, high) in row.items() if (low > 0 if up else high < 0)}
+                     for name, row in sure.items()} for up in (True, False))  # fmt: skip
+    if not sure:
+        return
+    helps = [name for name in sure if {score, worst} & above[name]]
+    costs = [name for name in sure if {score, worst} & below[name]]
+    parts, noisy = ([name for name in sure if figure in above[name]] for figure in (information, noise))
+    clean = [name for name in parts if name not in noisy + costs]
+    yield f"Forms of the information term that surely raise the mean or the worst score: {_names(helps)}."
+    yield f"That surely lower one of them: {_names(costs)}."
+    yield f"That surely make experts specialise by modality: {_names(parts)}."
+    yield f"That surely route more through noise: {_names(noisy)}."
+    yield f"That specialise, and surely neither route more through noise nor cost a score: {_names(clean)}."
+
+
+def _names(names: Iterable[str]) -> str:
+    return "; ".join(names) or "none"
+
+
 def _verdicts(shipped: list[dict[str, Any]]) -> Iterator[str]:
+    if not shipped:
+        return
     shapley, routing = ([each["in_exams"][name] for each in shipped] for name in ("shapley", "routing"))
     reached = "reached" if np.mean(shapley) >= 0.95 else "NOT reached"
     yield f"Shapley finds the carrying input of an exam with AUROC {interval(shapley)}; .95 was asked for: {reached}."
@@ -144,9 +183,12 @@ COMMANDS = """## Commands
 ```bash
 python -c "from m4oe.data.phantoms import write_breast; write_breast('breast', seed=900)"
 m4oe compare breast/study.yaml -o OUT1 -c benchmarks/comparison_breast.yaml
-m4oe compare mias/study.yaml -o OUT2 -c benchmarks/comparison_mias.yaml
-python benchmarks/truth.py -o OUT3 --jobs 2
-python benchmarks/evidence.py "Breast phantom=OUT1" "Mini-MIAS=OUT2" --truth OUT3 --doc docs/evidence.md
+m4oe compare breast/study.yaml -o OUT2 -c benchmarks/comparison_breast_ablations.yaml
+m4oe compare mias/study.yaml -o OUT3 -c benchmarks/comparison_mias.yaml
+python benchmarks/truth.py -o OUT4 --jobs 2 --only clarity train.max_epochs=16
+python benchmarks/truth.py -o OUT5 --jobs 2 --only cmi train.max_epochs=10
+python benchmarks/evidence.py "Breast phantom=OUT1" "Breast phantom, M4oE changed=OUT2" "Mini-MIAS=OUT3" \\
+    --truth OUT4 OUT5 --doc docs/evidence.md
 ```
 """
 

@@ -6,8 +6,9 @@ For each seed and condition a breast cohort with a noise modality is written, tr
 judged on its test split. Two questions of each measure (Shapley, evidence, occlusion, routing): does it find the one
 input that carries the finding *in this exam* (malignancy, carrier present), and does its mean tell the inputs that
 carry a *task* from those that do not? Further: whether noise stays below every carrier, how much is routed through it,
-where the planted synergy pair comes among all pairs by partial information decomposition, and what it costs or brings
-in AUROC. All as means over seeds with 95 % intervals (Student's t).
+how far modalities have experts of their own, I(M; E | T), where the planted synergy pair comes among all pairs by
+partial information decomposition, and what it costs or brings in AUROC. All as means over seeds with 95 % intervals
+(Student's t).
 
 Conditions: `clarity` scales every sign that pictures show, down to 0, where there is nothing to learn; `cmi` is the
 information term of the loss: its weight, and its forms (docs/config.md, train.cmi).
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,6 +42,7 @@ from m4oe.data.dataset import ExamDataset, collate
 from m4oe.data.phantoms import read_truth, write_breast
 from m4oe.data.table import load_cohort
 from m4oe.explain import occlusion_game, shapley_game
+from m4oe.moe.losses import conditional_mutual_information
 from m4oe.predict import Predictor
 from m4oe.runs import train_run
 from m4oe.study import load_study
@@ -110,10 +112,21 @@ def figures(run: Path, study: Path) -> dict[str, Any]:
         "in_tasks": found_in_tasks(study.parent, measured),
         "mean_shapley": means,
         "noise_below": noise_below({"mean_shapley": means}, study.parent),
+        "information": information(run),
         "noise_routed": {task: float(shares["noise"]) for task, shares in routing(run).items()},
         "synergy_rank": synergy_rank(synergy, study.parent),
         "withheld": sorted(json.loads((run / "routing.json").read_text())["withheld"]),
     }
+
+
+def information(run: Path) -> float:
+    """I(M; E | T) in nats of the routing over all test exams: how far modalities have experts of their own."""
+    facts = json.loads((run / "routing.json").read_text())
+    modality, expert = (
+        torch.tensor(facts[f"P_{name}"]) for name in ("modality_given_task", "expert_given_modality_task")
+    )
+    joint = modality.T[:, None] * expert.permute(0, 2, 1) / len(facts["tasks"])
+    return float(conditional_mutual_information(joint[None]))
 
 
 @torch.no_grad()
@@ -194,15 +207,22 @@ def interval(values: Iterable[float | None]) -> str:
     known = np.array([value for value in values if value is not None], float)
     if len(known) < 2:
         return f"{known.mean():.3f}" if len(known) else "-"
+    low, high = limits(known)
+    return f"{known.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def limits(values: Sequence[float]) -> tuple[float, float]:
+    """Of the 95 % interval of a mean over two seeds or more."""
+    known = np.asarray(values, float)
     half = student.ppf(0.975, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5
-    return f"{known.mean():.3f} ({known.mean() - half:.3f} to {known.mean() + half:.3f})"
+    return float(known.mean() - half), float(known.mean() + half)
 
 
-def by_condition(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """{condition: the figures of each of its seeds}."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def by_condition(results: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """{condition: {seed: its figures}}."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
     for result in results:
-        found.setdefault(result["condition"], []).append(result["figures"])
+        found.setdefault(result["condition"], {})[result["seed"]] = result["figures"]
     return found
 
 
@@ -218,25 +238,56 @@ def show(results: list[dict[str, Any]]) -> str:
     lines += ["", "## Noise, and the planted synergy", ""]
     lines += _table(
         ["noise below every carrier, share of tasks", "P(noise given malignancy)", "largest P(noise given task)",
-         "rank of the planted pair"],
+         "I(M; E given T), nats", "rank of the planted pair"],
         by_name,
-        [lambda f: np.mean(list(f["noise_below"].values())), lambda f: f["noise_routed"]["malignancy"],
-         lambda f: max(f["noise_routed"].values()), lambda f: f["synergy_rank"]],
+        [lambda f: np.mean(list(f["noise_below"].values())), lambda f: f["noise_routed"]["malignancy"], most_noise,
+         lambda f: f["information"], lambda f: f["synergy_rank"]],
     )  # fmt: skip
     lines += ["", "## What is learned: AUROC, C-index of risk (oracle)", ""]
     lines += _table(list(TASKS), by_name, [lambda f, t=t: f["model"][t] for t in TASKS])
+    changes = changed(by_name)
+    if changes:
+        lines += ["", f"## What the information term changes, against {PLAIN}, by seed", ""]
+        lines += [f"| condition | {' | '.join(CHANGES)} |", "|---" * (len(CHANGES) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(map(interval, row.values()))} |" for name, row in changes.items()]
     return "\n".join(lines)
 
 
-def _table(heads: list[str], by_name: dict[str, list[dict]], columns: list[Callable[[dict], Any]]) -> list[str]:
-    rows = [f"| {name} ({len(found)} seeds) | {' | '.join(interval(map(column, found)) for column in columns)} |"
-            for name, found in by_name.items()]  # fmt: skip
+def most_noise(figures: Mapping[str, Any]) -> float:
+    return max(figures["noise_routed"].values())
+
+
+PLAIN = "weight 0"
+CHANGES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "mean score of the four tasks": lambda f: float(np.mean([f["model"][task] for task in TASKS])),
+    "worst task's score": lambda f: min(f["model"][task] for task in TASKS),
+    "I(M; E given T)": lambda f: f["information"],
+    "largest P(noise given task)": most_noise,
+}
+
+
+def changed(by_name: Mapping[str, Mapping[int, Any]]) -> dict[str, dict[str, list[float]]]:
+    """{condition: {figure: its difference to a training without the term, of each seed that both have}}."""
+    plain = by_name.get(PLAIN, {})
+    family = {condition.name for condition in CONDITIONS if condition.family == "cmi"} - {PLAIN}
+    return {
+        name: {figure: [of(one) - of(plain[seed]) for seed, one in found.items() if seed in plain]
+               for figure, of in CHANGES.items()}
+        for name, found in by_name.items() if name in family and plain
+    }  # fmt: skip
+
+
+def _table(heads: list[str], by_name: dict[str, dict[int, dict]], columns: list[Callable[[dict], Any]]) -> list[str]:
+    rows = [
+        f"| {name} ({len(found)} seeds) | {' | '.join(interval(map(of, found.values())) for of in columns)} |"
+        for name, found in by_name.items()
+    ]
     return [f"| condition | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|", *rows]
 
 
 def _judged(job: tuple[Condition, int, Path, list[str]]) -> dict[str, Any]:
-    condition, seed, *_ = job
-    return {"condition": condition.name, "seed": seed, "figures": judged(*job)}
+    condition, seed, _, overrides = job
+    return {"condition": condition.name, "seed": seed, "overrides": overrides, "figures": judged(*job)}
 
 
 def main() -> None:
