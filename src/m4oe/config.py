@@ -191,6 +191,7 @@ class Train(Facts):
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: int | None = Field(default=None, ge=1, description="epochs without a better validation score")
     keep: Literal["best", "last"] = Field(default="best", description="epoch; few validation exams choose badly")
+    refit: bool = Field(default=False, description="train again at the end, on validation exams as well")
     augment: float = Field(default=1.0, ge=0, description="strength; 0 is off")
     modality_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that training leaves an input out")
     task_weights: Literal["fixed", "learned"] | dict[str, float] = "fixed"
