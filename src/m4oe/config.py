@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -61,6 +61,9 @@ class Fusion(Facts):
     num_experts: int = Field(default=4, ge=1)
     hidden: int = Field(default=128, ge=1)
     head: Literal["additive", "pooled"] = "additive"
+    head_start: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="share of its usual random weights with which a task's head starts"
+    )
 
 
 class Gate(Facts):
