@@ -8,6 +8,7 @@ import torch
 
 from m4oe.batch import Batch, Rows, Tokens
 from m4oe.contributions import evidence_values, shapley_values
+from m4oe.errors import UserError
 from m4oe.nets.build import build_model
 from m4oe.tasks import KINDS
 from m4oe.train.objective import Objective
@@ -113,6 +114,30 @@ def test_logits_start_at_the_prevalence():
             head = network.fusions[f"for_{task.name}"].head
             verdict = head(nothing.x, nothing)
             assert torch.allclose(verdict.logits[0], KINDS[task.kind].prior_logits(task), atol=1e-5)
+
+
+def test_a_head_starts_with_the_share_that_is_told_and_nothing_else_changes():
+    states = []
+    for share in ({}, {"cancer": 0.25}):
+        torch.manual_seed(0)
+        states.append(build_model(variant(fusion={"head_start": share}), SCHEMA).state_dict())
+    name = "fusions.for_cancer.head.value.weight"
+    assert torch.equal(states[0].pop(name) * 0.25, states[1].pop(name))
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_head_that_starts_at_nothing_reads_and_shapes_nothing_else():
+    network = build_model(variant(fusion={"head_start": {"cancer": 0.0}}), SCHEMA)
+    network(full_batch()).logits["cancer"].values.sum().backward()
+    moved = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    moved = {name for name in moved if network.get_parameter(name).grad.abs().max() > 0}
+    assert moved == {"fusions.for_cancer.head.value.weight", "fusions.for_cancer.head.thresholds.first"}
+
+
+@pytest.mark.parametrize("task", ["cancre", "disc"])
+def test_a_start_of_no_head_is_refused(task):
+    with pytest.raises(UserError, match=f"model.fusion.head_start names '{task}', which is no task with a head"):
+        build_model(variant(fusion={"head_start": {task: 0.5}}), SCHEMA)
 
 
 def test_evidence_sums_to_the_logits():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -61,6 +61,9 @@ class Fusion(Facts):
     num_experts: int = Field(default=4, ge=1)
     hidden: int = Field(default=128, ge=1)
     head: Literal["additive", "pooled"] = "additive"
+    head_start: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={}, description="share of its usual random weights with which a task's head starts"
+    )
 
 
 class Gate(Facts):
@@ -191,6 +194,7 @@ class Train(Facts):
     precision: Literal["auto", "32", "bf16"] = "auto"
     patience: int | None = Field(default=None, ge=1, description="epochs without a better validation score")
     keep: Literal["best", "last"] = Field(default="best", description="epoch; few validation exams choose badly")
+    refit: bool = Field(default=False, description="train again at the end, on validation exams as well")
     augment: float = Field(default=1.0, ge=0, description="strength; 0 is off")
     modality_dropout: float = Field(default=0.1, ge=0, lt=1, description="chance that training leaves an input out")
     task_weights: Literal["fixed", "learned"] | dict[str, float] = "fixed"

@@ -106,6 +106,7 @@ def build_classifier(model: config.Model, schema: Schema) -> Tokenizer:
 
 
 def _ours(model: config.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]) -> Classifier:
+    _refuse_odd_starts(model, schema)
     own = model.shared
     num_tasks, how = len(schema.tasks), {"embed_in_routing": own.embed_in_routing}
     return Classifier(
@@ -181,7 +182,14 @@ def _fusion(task: TaskSpec, model: config.Model, schema: Schema) -> Fusion:
     if task.on is not None:
         return Fusion(model.width, mixtures, _mask_head(task, model, schema))
     head = HEADS[own.head](model.width, _start(task), ORDER.get(task.kind, 0), len(schema.streams))
+    head.value.weight.data.mul_(own.head_start.get(task.name, 1.0))
     return Fusion(model.width, mixtures, head)
+
+
+def _refuse_odd_starts(model: config.Model, schema: Schema) -> None:
+    known = {task.name for task in schema.tasks if task.on is None}
+    if odd := sorted(model.fusion.head_start.keys() - known):
+        raise UserError(f"config: model.fusion.head_start names {odd[0]!r}, which is no task with a head of this kind")
 
 
 def _mask_head(task: TaskSpec, model: config.Model, schema: Schema) -> MaskHead:

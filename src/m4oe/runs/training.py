@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from m4oe.artifact import Artifact, load_artifact, save_artifact
 from m4oe.config import Config
@@ -51,6 +52,7 @@ def train_run(
     splits = split_exams(cohorts) if splits is None else _of_cohorts(splits, cohorts)
     refuse_empty_classes(cohorts)
     config = config.for_tasks(task_kinds(loaded))
+    _refuse_refit(config)
     begin_run(out, config, loaded, describe())
     write_csv(splits, out / "splits.csv")
     folds = sorted(splits["fold"].unique())
@@ -70,6 +72,14 @@ def _of_cohorts(splits: pd.DataFrame, cohorts: Sequence[Cohort]) -> pd.DataFrame
     return splits[here].reset_index(drop=True)
 
 
+def _refuse_refit(config: Config) -> None:
+    if config.train.refit and (config.model.kind == "segmenter" or len(config.phases) > 1 or config.phases[0].grow):
+        raise UserError(
+            "config: train.refit is for classifiers trained in one phase, whose kept epoch says how long to train; "
+            "leave it out for segmenters, several phases and 'grow'"
+        )
+
+
 def _train_fold(
     cohorts: Sequence[Cohort],
     splits: pd.DataFrame,
@@ -80,28 +90,41 @@ def _train_fold(
     tell: Tell,
 ) -> None:
     from m4oe.train.phases import Fold, fit
+    from m4oe.train.refit import refit
 
     fold = int(splits["fold"].iloc[0])
     folder.mkdir(parents=True, exist_ok=True)
     grow = config.phases[0].grow
     schema = schema_of(cohorts, splits, fold, config.model, folder / "plan.json", grow and grow.run)
     tell(f"training: {', '.join(f'{n} {split}' for split, n in splits['split'].value_counts().items())} exams")
-    network = fit(Fold(cohorts, schema, splits, folder / "cache"), config, folder, device, progress=progress)
+    exams = Fold(cohorts, schema, splits, folder / "cache")
+    judge = network = fit(exams, config, folder, device, progress=progress)
+    if config.train.refit:
+        tell("training again, on train and validation exams")
+        network = refit(exams, config, folder, device, progress=progress)
     artifact = Artifact(network, config.model, schema, phase=config.phases[-1])
     if grow is not None:
         write_growth(artifact, grow.run, folder, device)
-    finish_run(artifact, cohorts, splits, folder, device, config.train.batch_size)
+    finish_run(artifact, judge, cohorts, splits, folder, device, config.train.batch_size)
 
 
 def finish_run(
-    artifact: Artifact, cohorts: Sequence[Cohort], splits: pd.DataFrame, folder: Path, device: torch.device, size: int
+    artifact: Artifact,
+    judge: nn.Module,
+    cohorts: Sequence[Cohort],
+    splits: pd.DataFrame,
+    folder: Path,
+    device: torch.device,
+    size: int,
 ) -> None:
     """Predictions of validation and test, metrics, the saved model with what may be explained, contributions of test.
 
-    Which tasks are withheld is decided on the validation split alone.
+    Which tasks are withheld is decided on the validation split alone, by `judge`: the network of `artifact`, or the
+    one before it where `artifact` has learned from validation exams.
     """
     schema = artifact.schema
-    validation = predicted(predictor_of(artifact, device), rows_of(cohorts, splits, "validation", schema), size)
+    judged = replace(artifact, network=judge)
+    validation = predicted(predictor_of(judged, device), rows_of(cohorts, splits, "validation", schema), size)
     training = survival_labels(cohorts, splits[splits["split"] == "train"], schema)
     scores = evaluate(validation.predictions, validation.cases, schema, training=training).get("validation", {})
     artifact = replace(artifact, scores=scores, withheld={} if schema.plan else withheld_tasks(scores, schema))

@@ -37,7 +37,7 @@ def fit_phase(
     undecayed: names of parameters without weight decay, beside those that never have any.
     """
     training, train = training_of(network, phase, fold.schema, config, undecayed), config.train
-    best = _best_checkpoint(out)
+    best = _best_checkpoint(out, judged=len(fold.rows("validation")) > 0)
     callbacks: list[Any] = [best, Diary(out / "log.jsonl"), *([RichProgressBar(leave=False)] if progress else [])]
     if train.patience:
         callbacks.append(EarlyStopping("score", mode="max", patience=train.patience))
@@ -98,11 +98,12 @@ def _minutes(phase: Phase, config: Config) -> float | None:
     return config.train.max_minutes * (phase.max_epochs or config.train.max_epochs) / sum(epochs)
 
 
-def _best_checkpoint(out: Path) -> ModelCheckpoint:
+def _best_checkpoint(out: Path, judged: bool) -> ModelCheckpoint:
+    """judged: whether there are validation exams; without, the latest epoch counts as the best."""
     return ModelCheckpoint(
         out / "checkpoints",
         "best",
-        monitor="score",
+        monitor="score" if judged else None,
         mode="max",
         save_last=True,
         enable_version_counter=False,
