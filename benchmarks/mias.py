@@ -3,13 +3,13 @@
     python benchmarks/mias.py DATA -o OUT
 
 DATA holds patients.csv and the pictures it names. m4oe takes the path of any user: a drafted study, five folds, a
-config (mias.yaml beside this file), a run. The regression is fitted on the same patients as the network, and
-once more with the validation patients, which the network does not learn from; its penalty is chosen by cross-validation
-among them. Both are told nothing of the patients tested.
+config (mias.yaml beside this file), a run. The network that predicts the patients tested is fitted on training and
+validation patients, and so is the regression; it is shown fitted on the training patients alone as well. Its penalty is
+chosen by cross-validation among them. Both are told nothing of the patients tested.
 
-The config was chosen on the splits of seeds 100 to 102, as was the form of the histogram that serves the regression
-best (of raw grey values, not of normalised ones); what is printed is seed 0 unless --seed says otherwise. All figures
-are means over folds; the interval is of a bootstrap over patients, the same ones drawn for both.
+The config was chosen on the splits of seeds 100 to 105, and on those of 100 to 102 the form of the histogram that
+serves the regression best (of raw grey values, not of normalised ones); what is printed is seed 0 unless --seed says
+otherwise. All figures are means over folds; the interval is of a bootstrap over patients, the same ones drawn for both.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ COMPARED = (
     ("malignant", "auroc"),
     ("severity", "auroc"),
 )
-# The network learns from the training patients; the regression, which needs no validation, could have those, too.
 FITTED_ON = {
-    "the patients that the network learns from": ("train",),
-    "these and the validation patients": ("train", "validation"),
+    "training patients": ("train",),
+    "training and validation patients, as the network is in the end": ("train", "validation"),
 }
 BINS = 16
 PENALTIES = np.logspace(-4, 1, 6)
