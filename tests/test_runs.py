@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from m4oe.errors import UserError
 from m4oe.train.diary import Diary
+from m4oe.train.loading import Shuffled
+from m4oe.train.validation import Seen
 from small_runs import edited, log_of, trained
 
+KEPT = ("best", "last")
 FILES = {
     "config.yaml", "studies/phantom-retina.yaml", "environment.json", "splits.csv", "log.jsonl",
     "checkpoints/last.ckpt", "model/config.json", "model/model.safetensors", "model/README.md", "predictions.csv",
@@ -124,7 +128,9 @@ def test_the_same_command_on_a_finished_run_does_nothing(retina, retina_run, tmp
 
 @pytest.mark.parametrize("moment", ["on_train_epoch_start", "on_train_epoch_end"])
 def test_an_interrupted_run_goes_on_to_the_same_end(retina, tmp_path, monkeypatch, moment):
-    whole = trained([retina], tmp_path / "whole", "train.max_epochs=3")
+    """Of several batches an epoch, whose order is part of that end."""
+    how = "train.max_epochs=3", "train.batch_size=4"
+    whole = trained([retina], tmp_path / "whole", *how)
     usual = getattr(Diary, moment)
 
     def interrupted(self, trainer, training):
@@ -135,15 +141,32 @@ def test_an_interrupted_run_goes_on_to_the_same_end(retina, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Diary, moment, interrupted)
         with pytest.raises(RuntimeError, match="power cut"):
-            trained([retina], tmp_path / "cut", "train.max_epochs=3")
+            trained([retina], tmp_path / "cut", *how)
     assert [line["epoch"] for line in log_of(tmp_path / "cut")] == [0, 1]
-    cut = trained([retina], tmp_path / "cut", "train.max_epochs=3")
+    cut = trained([retina], tmp_path / "cut", *how)
     assert [line["epoch"] for line in log_of(cut)] == [0, 1, 2]
     losses = [[line["train"]["loss"] for line in log_of(run)] for run in (whole, cut)]
     # Not bit for bit: sums over memory that lies elsewhere may round differently.
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
     probabilities = [pd.read_csv(run / "predictions.csv")["probability"] for run in (whole, cut)]
     np.testing.assert_allclose(*probabilities, atol=1e-4)
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_however_it_scored(retina, tmp_path, monkeypatch):
+    """An epoch that is worse than the best one is not done again, either."""
+    monkeypatch.setattr(Seen, "scores", lambda self: {"glaucoma": next(falling)})
+    falling = iter([0.9, 0.5, 0.4])
+    run = trained([retina], tmp_path / "run", "train.max_epochs=3")
+    epochs = {name: torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["epoch"] for name in KEPT}
+    assert epochs == {"last": 2, "best": 0}
+    assert {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == set(KEPT)
+
+
+def test_an_order_is_that_of_its_seed_and_epoch_however_often_it_is_asked_for():
+    order = Shuffled(50, seed=3, epoch=2)
+    assert list(order) == list(order) and sorted(order) == list(range(50)) and len(order) == 50
+    others = (Shuffled(50, 3, 1), Shuffled(50, 4, 2))
+    assert all(list(other) != list(order) for other in others)
 
 
 def test_another_config_or_study_on_the_folder_is_refused_by_name(retina, breast, retina_run):

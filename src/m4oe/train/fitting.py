@@ -37,8 +37,12 @@ def fit_phase(
     undecayed: names of parameters without weight decay, beside those that never have any.
     """
     training, train = training_of(network, phase, fold.schema, config, undecayed), config.train
-    best = _best_checkpoint(out, judged=len(fold.rows("validation")) > 0)
-    callbacks: list[Any] = [best, Diary(out / "log.jsonl"), *([RichProgressBar(leave=False)] if progress else [])]
+    best, latest = _checkpoint(out, "best", monitor="score"), _checkpoint(out, "last", monitor=None)
+    judged = len(fold.rows("validation")) > 0
+    # The latest comes after the best, whose score it holds.
+    callbacks: list[Any] = [Diary(out / "log.jsonl"), *([best] if judged else []), latest]
+    if progress:
+        callbacks.append(RichProgressBar(leave=False))
     if train.patience:
         callbacks.append(EarlyStopping("score", mode="max", patience=train.patience))
     with quiet():
@@ -98,14 +102,13 @@ def _minutes(phase: Phase, config: Config) -> float | None:
     return config.train.max_minutes * (phase.max_epochs or config.train.max_epochs) / sum(epochs)
 
 
-def _best_checkpoint(out: Path, judged: bool) -> ModelCheckpoint:
-    """judged: whether there are validation exams; without, the latest epoch counts as the best."""
+def _checkpoint(out: Path, name: str, monitor: str | None) -> ModelCheckpoint:
+    """Of the epoch with the highest `monitor`; without one, of the latest."""
     return ModelCheckpoint(
         out / "checkpoints",
-        "best",
-        monitor="score" if judged else None,
+        name,
+        monitor=monitor,
         mode="max",
-        save_last=True,
         enable_version_counter=False,
         save_on_train_epoch_end=True,  # after the diary's line of the epoch: what goes on from here writes the next
     )

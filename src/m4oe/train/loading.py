@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from m4oe.config import Config
 from m4oe.data.dataset import ExamDataset, collate
@@ -36,6 +36,22 @@ class Fold:
         return self.splits[self.splits["split"] == split]
 
 
+class Shuffled(Sampler[int]):
+    """The order of an epoch's exams, drawn from (seed, epoch) alone: the same however often it is asked for, as
+    Lightning does when it resumes."""
+
+    def __init__(self, size: int, seed: int, epoch: int) -> None:
+        self.size, self.seed = size, seed * 100_003 + epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        torch.empty((), dtype=torch.int64).random_(generator=generator)  # so that orders stay what they have been
+        yield from torch.randperm(self.size, generator=generator).tolist()
+
+
 class Loaders(pl.LightningDataModule):
     """Training exams in an order drawn from (seed, epoch); validation exams in the order of the table."""
 
@@ -48,8 +64,7 @@ class Loaders(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0
         self.training.set_epoch(epoch)
-        order = torch.Generator().manual_seed(self.train_config.seed * 100_003 + epoch)
-        return self._loader(self.training, shuffle=True, generator=order)
+        return self._loader(self.training, sampler=Shuffled(len(self.training), self.train_config.seed, epoch))
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.validation)
