@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from m4oe.moe import ExpertFFN, Experts, GateRouter
-from m4oe.moe.ffn import Fetched
+from m4oe.moe.ffn import Fetched, _rounded
 
-B, N, D, E = 2, 320, 4, 3  # 640 tokens: experts' shares are rounded up to multiples of 10
+B, N, D, E = 2, 320, 4, 3  # 640 tokens: experts' shares are rounded up
 
 
 @pytest.fixture
@@ -48,7 +48,23 @@ def test_few_numbers_of_rows_occur(layer: ExpertFFN, monkeypatch: pytest.MonkeyP
     combine = layer(torch.randn(B, N, D, dtype=torch.float64), torch.zeros(B).long())[1].combine
     (counts,) = seen
     needed = (combine > 0).flatten(0, 1).sum(0).tolist()
-    assert counts == [-(-count // 10) * 10 for count in needed] and counts != needed
+    assert counts == [_rounded(count) for count in needed] and counts != needed
+
+
+def test_numbers_of_rows_are_rounded_up_to_four_binary_digits() -> None:
+    assert [_rounded(count) for count in (0, 1, 15, 16, 17, 31, 33, 1000, 1025)] == [
+        0,
+        1,
+        15,
+        16,
+        18,
+        32,
+        36,
+        1024,
+        1152,
+    ]
+    assert all(count <= _rounded(count) <= count + count // 8 for count in range(1, 5000))
+    assert len({_rounded(count) for count in range(1024, 25088)}) < 40
 
 
 def test_what_is_fetched_puts_its_gradient_back() -> None:

@@ -70,17 +70,23 @@ def _sparse(experts: Experts, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _one_each(experts: Experts, x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """(U, D) tokens, each through the one expert to which it gives weight (U, E); `counts` (E,) tokens of each.
-
-    Products are planned anew for each number of rows: numbers are rounded up, so that few of them occur.
-    """
-    step = max(1, len(x) // 64)
-    rounded = (counts + step - 1) // step * step
+    """(U, D) tokens, each through the one expert to which it gives weight (U, E); `counts` (E,) tokens of each."""
+    rounded = torch.tensor([_rounded(count) for count in counts.tolist()], device=x.device)
     chosen = weight > 0
     place = ((rounded.cumsum(0) - rounded + chosen.cumsum(0) - 1) * chosen).sum(1)
     rows = x.new_zeros(int(rounded.sum()), x.shape[1]).index_copy(0, place, x)
     y = Fetched.apply(experts.grouped(rows, rounded.tolist()), place)
     return y * weight.sum(1, keepdim=True).to(y.dtype)
+
+
+def _rounded(count: int) -> int:
+    """`count`, up to the next number of four binary digits and zeros, at most an eighth more.
+
+    Products are planned anew for each number of rows, which takes longer than many of them. Counts drift in training:
+    rounded, they meet the same few numbers again.
+    """
+    step = 1 << max(0, count.bit_length() - 4)
+    return -(-count // step) * step
 
 
 class Fetched(torch.autograd.Function):
