@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from m4oe.errors import UserError
 from m4oe.train.diary import Diary
 from m4oe.train.loading import Shuffled
+from m4oe.train.resume import _digest
 from m4oe.train.validation import Seen
 from small_runs import edited, log_of, trained
 
@@ -124,6 +126,22 @@ def test_the_same_command_on_a_finished_run_does_nothing(retina, retina_run, tmp
     trained([retina], run)
     assert files_of(run) == content
     assert before and all(path.stat().st_mtime_ns == at for path, at in before.items())
+
+
+def test_a_run_of_before_a_key_existed_is_the_same_run_where_the_key_has_its_default(retina, retina_run, tmp_path):
+    run = shutil.copytree(retina_run, tmp_path / "run")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    del config["train"]["refit"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    facts = json.loads((run / "environment.json").read_text())
+    facts["identity"]["config"] = _digest((run / "config.yaml").read_bytes())
+    (run / "environment.json").write_text(json.dumps(facts))
+    trained([retina], run)
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "# somebody has been here\n")
+    with pytest.raises(UserError, match="holds another run, which differs in: config;"):
+        trained([retina], run)
+    with pytest.raises(UserError, match=r"differs in: train\.refit \(False there, True now\)"):
+        trained([retina], run, "train.refit=true")
 
 
 @pytest.mark.parametrize("moment", ["on_train_epoch_start", "on_train_epoch_end"])

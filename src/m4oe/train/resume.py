@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from m4oe.artifact import write_text
 from m4oe.config import Config, dump_config
@@ -50,17 +52,22 @@ def absolute_study(study: Study) -> str:
 
 
 def _refuse_another(out: Path, known: Mapping[str, str], identity: Mapping[str, str], config: Config) -> None:
-    differs = [key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key)]
-    if not differs:
-        return
+    differs = {key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key)}
     changed = _changed_keys(out / "config.yaml", config) if "config" in differs else []
-    what = ", ".join(sorted(set(differs) - {"config"}) + changed) or "config"
-    raise UserError(f"{out}: holds another run, which differs in: {what}; give another folder with -o")
+    if not changed and _digest((out / "config.yaml").read_bytes()) == known.get("config"):
+        differs -= {"config"}  # written before a key existed, which has its default now
+    if differs:
+        what = ", ".join(sorted(differs - {"config"}) + changed) or "config"
+        raise UserError(f"{out}: holds another run, which differs in: {what}; give another folder with -o")
 
 
 def _changed_keys(path: Path, config: Config) -> list[str]:
-    """Keys such as train.seed in which the run's config and the new one differ."""
-    old, new = (_flat(content) for content in (yaml.safe_load(path.read_text()), config.model_dump(mode="json")))
+    """Keys such as train.seed in which the run's config and the new one differ; one that the run's lacks has its
+    default."""
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with suppress(ValidationError):  # of a key that is no more
+        told = Config.model_validate(told).model_dump(mode="json")
+    old, new = _flat(told), _flat(config.model_dump(mode="json"))
     return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in new if old.get(key) != new.get(key)]
 
 
