@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from m4oe.artifact import load_artifact
+from m4oe.compare.workers import cost_of
 from m4oe.config import load_config
 from m4oe.errors import UserError
 from m4oe.predict import predictor_of
@@ -99,6 +100,12 @@ def test_no_clock_and_no_patience_end_it():
     config = load_config(overrides=["train.max_minutes=3", "train.patience=2", "train.seed=4"])
     again = lasting(config, 7).train
     assert (again.max_epochs, again.max_minutes, again.patience, again.keep, again.seed) == (7, None, None, "last", 4)
+
+
+def test_a_comparison_counts_the_epochs_of_both_trainings(refitted):
+    run, _ = refitted
+    lines = [len((folder / "log.jsonl").read_text().splitlines()) for folder in (run, run / "refit")]
+    assert cost_of(run)["epochs"] == sum(lines) and all(lines)
 
 
 # ---- who judges, who is saved

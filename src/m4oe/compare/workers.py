@@ -112,13 +112,17 @@ def train_order(order: Order) -> None:
 
 
 def cost_of(run: Path) -> dict[str, float | int | None]:
-    """parameters, active_parameters and flops of an exam (of a slice); seconds_an_epoch, mean over all epochs; epochs.
+    """parameters, active_parameters and flops of an exam (of a slice); seconds_an_epoch, mean over all epochs; epochs,
+    those of a second training included.
 
     Of a cross-validated run: size of the first fold, means over all.
     """
+    from m4oe.train.refit import FOLDER
+
     folders = places(run)
     facts = describe_model([folders[0]], Config())
-    seconds = [line["seconds"] for folder in folders for line in _log(folder)]
+    trainings = [part for folder in folders for part in (folder, folder / FOLDER)]
+    seconds = [line["seconds"] for folder in trainings for line in _log(folder)]
     return {
         "parameters": facts["parameters"],
         "active_parameters": facts["active for one exam"],
