@@ -45,7 +45,13 @@ class Training:
     def config(self, comparison: Comparison, variant: Variant, kind: str) -> Config:
         """kind: of model, told by all tasks together, which one of them alone might tell otherwise."""
         rate = [] if self.rate is None else [f"train.learning_rate={self.rate!r}"]
-        return comparison.config_of([*variant.overrides, f"model.kind={kind}", *rate, f"train.seed={self.seed}"])
+        own = [*variant.overrides, f"model.kind={kind}", *rate, f"train.seed={self.seed}"]
+        config = comparison.config_of(own)
+        if self.task and isinstance(config.train.task_weights, dict):
+            own.append("train.task_weights={}")  # of tasks among each other
+        if self.task and config.model.fusion.head_start:
+            own.append("model.fusion.head_start={}")
+        return comparison.config_of(own)
 
 
 def candidates(name: str, variant: Variant, comparison: Comparison, studies: Sequence[Study]) -> list[Training]:
