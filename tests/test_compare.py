@@ -186,6 +186,14 @@ def test_candidates_of_models_apart(retina):
     assert [each.rate for each in candidates("x", VARIANTS["m4oe"], asked, [study])] == [0.1, 0.01]
 
 
+def test_a_model_for_one_task_has_no_weights_of_tasks_among_each_other():
+    config = {"train": {"task_weights": {"a": 0.3, "b": 0.1}}, "model": {"fusion": {"head_start": {"a": 0}}}}
+    asked = Comparison(config=config)
+    alone, whole = (Training("m4oe", 0, task=task).config(asked, VARIANTS["m4oe"], "classifier") for task in ("a", ""))
+    assert alone.train.task_weights == {} == alone.model.fusion.head_start
+    assert whole.train.task_weights == {"a": 0.3, "b": 0.1} and whole.model.fusion.head_start == {"a": 0}
+
+
 def test_the_best_on_validation_goes_on_and_test_is_not_looked_at(tmp_path):
     slow, fast = Training("x", 0, rate=0.01), Training("x", 0, rate=0.1)
     for training, validation, test in ((slow, 0.7, 0.1), (fast, 0.6, 0.9)):
