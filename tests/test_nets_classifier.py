@@ -9,6 +9,7 @@ import torch
 from m4oe.batch import Batch, Rows, Tokens
 from m4oe.contributions import evidence_values, shapley_values
 from m4oe.errors import UserError
+from m4oe.nets.baselines import BASELINES
 from m4oe.nets.build import build_model
 from m4oe.tasks import KINDS
 from m4oe.train.objective import Objective
@@ -116,12 +117,15 @@ def test_logits_start_at_the_prevalence():
             assert torch.allclose(verdict.logits[0], KINDS[task.kind].prior_logits(task), atol=1e-5)
 
 
-def test_a_head_starts_with_the_share_that_is_told_and_nothing_else_changes():
+@pytest.mark.parametrize("baseline", [None, *BASELINES])
+def test_a_head_starts_with_the_share_that_is_told_and_nothing_else_changes(baseline):
+    """In every network: what starts otherwise is not the same budget."""
     states = []
     for share in ({}, {"cancer": 0.25}):
         torch.manual_seed(0)
-        states.append(build_model(variant(fusion={"head_start": share}), SCHEMA).state_dict())
-    name = "fusions.for_cancer.head.value.weight"
+        own = variant(fusion={"head_start": share})
+        states.append(build_model(own.model_copy(update={"baseline": baseline}), SCHEMA).state_dict())
+    (name,) = (key for key in states[0] if key.endswith(".for_cancer.head.value.weight"))
     assert torch.equal(states[0].pop(name) * 0.25, states[1].pop(name))
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
@@ -138,6 +142,12 @@ def test_a_head_that_starts_at_nothing_reads_and_shapes_nothing_else():
 def test_a_start_of_no_head_is_refused(task):
     with pytest.raises(UserError, match=f"model.fusion.head_start names '{task}', which is no task with a head"):
         build_model(variant(fusion={"head_start": {task: 0.5}}), SCHEMA)
+
+
+def test_a_task_alone_has_nothing_to_read_from_a_head_at_nothing():
+    alone = SCHEMA.model_copy(update={"tasks": SCHEMA.tasks[:1]})
+    with pytest.raises(UserError, match="'cancer' is alone: nothing is there for it to read"):
+        build_model(variant(fusion={"head_start": {"cancer": 0.0}}), alone)
 
 
 def test_evidence_sums_to_the_logits():

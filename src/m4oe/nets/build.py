@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch.nn import Module
 
@@ -102,11 +102,29 @@ def build_classifier(model: config.Model, schema: Schema) -> Tokenizer:
     for plan, stream in zip(plans, schema.streams):
         if plan.encoder not in encoders:
             encoders[plan.encoder] = make_encoder(_encoder_name(stream, model), _encoder_spec(stream, model))
-    return (_ours if model.baseline is None else _baseline)(model, schema, plans, encoders)
+    network = (_ours if model.baseline is None else _baseline)(model, schema, plans, encoders)
+    _start_heads(network, model.fusion.head_start, schema)
+    return network
+
+
+def _start_heads(network: Module, shares: Mapping[str, float], schema: Schema) -> None:
+    """Heads start with a share of their random weights: those of baselines too, which are called alike."""
+    known = {task.name for task in schema.tasks if task.on is None}
+    for task, share in shares.items():
+        if task not in known:
+            raise UserError(
+                f"config: model.fusion.head_start names {task!r}, which is no task with a head of this kind"
+            )
+        if len(known) == 1 and not share:
+            raise UserError(
+                f"config: model.fusion.head_start: {task!r} is alone: nothing is there for it to read; drop it"
+            )
+        for name, parameter in network.named_parameters():
+            if name.endswith(f".for_{task}.head.value.weight"):
+                parameter.data.mul_(share)
 
 
 def _ours(model: config.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]) -> Classifier:
-    _refuse_odd_starts(model, schema)
     own = model.shared
     num_tasks, how = len(schema.tasks), {"embed_in_routing": own.embed_in_routing}
     return Classifier(
@@ -182,14 +200,7 @@ def _fusion(task: TaskSpec, model: config.Model, schema: Schema) -> Fusion:
     if task.on is not None:
         return Fusion(model.width, mixtures, _mask_head(task, model, schema))
     head = HEADS[own.head](model.width, _start(task), ORDER.get(task.kind, 0), len(schema.streams))
-    head.value.weight.data.mul_(own.head_start.get(task.name, 1.0))
     return Fusion(model.width, mixtures, head)
-
-
-def _refuse_odd_starts(model: config.Model, schema: Schema) -> None:
-    known = {task.name for task in schema.tasks if task.on is None}
-    if odd := sorted(model.fusion.head_start.keys() - known):
-        raise UserError(f"config: model.fusion.head_start names {odd[0]!r}, which is no task with a head of this kind")
 
 
 def _mask_head(task: TaskSpec, model: config.Model, schema: Schema) -> MaskHead:
