@@ -153,7 +153,7 @@ def _forms(changes: Mapping[str, Mapping[str, list[float]]]) -> Iterator[str]:
     yield f"That surely lower one of them: {_names(costs)}."
     yield f"That surely make experts specialise by modality: {_names(parts)}."
     yield f"That surely route more through noise: {_names(noisy)}."
-    yield f"That specialise, and surely neither route more through noise nor cost a score: {_names(clean)}."
+    yield f"That surely specialise, and of which neither more noise nor a lower score is sure: {_names(clean)}."
 
 
 def _names(names: Iterable[str]) -> str:

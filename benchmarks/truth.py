@@ -83,14 +83,14 @@ def judged(condition: Condition, seed: int, out: Path, overrides: list[str]) -> 
     """All figures of one training."""
     torch.set_num_threads(1)
     folder = out / f"seed_{seed}" / condition.name.replace(" ", "_").replace(",", "")
-    if (folder / "truth.json").is_file():
-        return json.loads((folder / "truth.json").read_text())
     study = out / f"seed_{seed}" / f"study_{condition.cohort.get('clarity', 1.0)}" / "study.yaml"
     if not study.is_file():
         write_breast(study.parent, seed=seed, noise_modality=True, **condition.cohort)
     config = load_config(None, [f"train.seed={seed}", *condition.config, *overrides])
     run = folder / "run"
-    train_run([study], config, run, torch.device("cpu"))
+    train_run([study], config, run, torch.device("cpu"))  # of a finished run only refuses another config
+    if (folder / "truth.json").is_file():
+        return json.loads((folder / "truth.json").read_text())
     found = figures(run, study)
     (folder / "truth.json").write_text(json.dumps(found, indent=1))
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from m4oe.analyses import rerouting
 from m4oe.analyses.answers import answers
-from m4oe.analyses.competition import competition_between, competition_of, macro_auroc
+from m4oe.analyses.competition import Probe, compared, competition_of, macro_auroc, probes_of
 from m4oe.analyses.gradients import _cosines, _summed, gradients_of, layers_of, task_gradients
 from m4oe.analyses.profiles import binned, profiles, references
 from m4oe.analyses.routing import _in_effect, _load, routing_of
@@ -231,11 +233,17 @@ def test_an_encoder_that_lost_is_behind_the_one_trained_alone():
     knows = {split: np.stack([2.0 * y - 1, 0 * y, 0 * y], 1) for split, y in labels.items()}
     noise = {split: rng.normal(size=(len(y), 3)) for split, y in labels.items()}
     joint, alone = (planted(values, labels, lambda values: values[:, 0]) for values in (noise, knows))
-    found = competition_between(joint, {"first": [alone]})["first"]["y"]
+    ours, theirs = (probes_of(each, "first")["y"] for each in (joint, alone))
+    found = compared(ours, theirs)
     assert found["alone"]["value"] == 1.0 and found["difference"]["high"] < 0
-    other = {split: 1 - y for split, y in labels.items()}
+    some = np.arange(10, 60)  # a run may see fewer exams: those that both have seen are compared
+    fewer = Probe(
+        theirs.auroc, *(part[some] for part in (theirs.positive, theirs.score, theirs.exams, theirs.patients))
+    )
+    assert compared(ours, fewer)["joint"]["n"] == 50
+    assert compared(ours, replace(fewer, exams=np.array([f"other/{n}" for n in some]))) is None
     with pytest.raises(UserError, match="same splits"):
-        competition_between(joint, {"first": [planted(knows, other, lambda values: values[:, 0])]})
+        compared(ours, replace(theirs, positive=1 - theirs.positive))
 
 
 def test_macro_auroc_leaves_out_missing_labels():

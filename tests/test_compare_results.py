@@ -195,7 +195,9 @@ def test_the_page_stands_alone_and_holds_what_was_found(written, content):
 def test_what_training_together_costs_an_encoder_is_told_where_it_is_sure(content, tmp_path, written):
     text = (written / "comparison.html").read_text()
     assert "Do inputs compete for training?" in text
-    assert "the encoder of left knows less of binary than trained alone" in text and "encoder of right" not in text
+    assert (
+        "the encoder of left knows less of binary than trained for it alone" in text and "encoder of right" not in text
+    )
     assert "0.60 with all, 0.90 alone: −0.30 (−0.40 to −0.20)" in text
     write_results(content | {"competition": {"right": COMPETITION["right"]}}, tmp_path)
     assert "No encoder surely knows less" in (tmp_path / "comparison.html").read_text()

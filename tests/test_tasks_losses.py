@@ -213,6 +213,17 @@ def test_segmentation_loss_is_that_of_the_libraries_parts() -> None:
     torch.testing.assert_close(gradient, naive_gradient, rtol=0, atol=1e-12)
 
 
+def test_autocast_does_not_lower_the_segmentation_loss() -> None:
+    losses = []
+    for lower in (False, True):
+        logits = logits_for("segmentation").requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            loss = KINDS["segmentation"].loss(TASKS["segmentation"], logits, TARGETS["segmentation"])
+            losses.append((loss, *torch.autograd.grad(loss.sum(), logits)))
+    for plain, under in zip(*losses, strict=True):
+        assert torch.equal(plain, under)
+
+
 def test_segmentation_loss_of_a_class_that_is_ruled_out_is_finite() -> None:
     logits = torch.tensor([[[1e4], [-1e4], [0.0]]], requires_grad=True)
     loss = KINDS["segmentation"].loss(TASKS["segmentation"], logits, torch.tensor([[1]]))

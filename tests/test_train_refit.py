@@ -22,10 +22,9 @@ from m4oe.runs.tables import predicted, rows_of
 from m4oe.train.diary import Diary
 from m4oe.train.module import Training
 from m4oe.train.refit import kept_epochs, lasting
-from small_runs import LITTLE, log_of, trained
+from small_runs import LITTLE, edited, log_of, trained
 
-# One batch an epoch: what goes on after a cut may meet an epoch's exams in another order.
-REFIT = ("train.refit=true", "train.batch_size=64")
+REFIT = ("train.refit=true", "train.batch_size=16")
 
 
 def learned_from(patch: pytest.MonkeyPatch) -> list[set[str]]:
@@ -121,12 +120,15 @@ def test_the_saved_model_is_the_second_and_says_what_is_said_of_test(refitted):
 def test_what_is_said_of_validation_is_that_of_a_run_that_was_not_fitted_again(breast, refitted, tmp_path):
     """So are the scores of the model card, and what is withheld: the second model has seen those exams."""
     run, _ = refitted
-    plain = trained([breast], tmp_path / "run", "train.batch_size=64", "train.keep=last")
+    plain = trained([breast], tmp_path / "run", "train.batch_size=16", "train.keep=last")
     assert same(plain / "model" / "model.safetensors", run / "checkpoints" / "train.safetensors")
     assert not (plain / "refit").exists()
     np.testing.assert_array_equal(said(run, "validation"), said(plain, "validation"))
     assert np.abs(said(run, "validation") - said_by(run, "validation")).max() > 1e-3
     ours, theirs = load_artifact(run), load_artifact(plain)
+    assert ours.refitted and not theirs.refitted
+    assert "scores are of a first training" in (run / "model" / "README.md").read_text()
+    assert "scores are of the validation split" in (plain / "model" / "README.md").read_text()
     assert ours.scores == theirs.scores and ours.withheld == theirs.withheld and ours.schema == theirs.schema
 
 
@@ -180,7 +182,16 @@ def test_a_kept_epoch_that_is_lost_is_told(breast, tmp_path):
 # ---- what cannot be fitted again
 
 
-@pytest.mark.parametrize("override", ["model.kind=segmenter", "phases=[{name: one}, {name: two}]"])
+def test_without_validation_exams_there_is_nothing_to_fit_again(breast, tmp_path):
+    study = edited(breast, tmp_path / "study.yaml", split={"fractions": [0.8, 0, 0.2]})
+    with pytest.raises(UserError, match=r"train\.refit: the split has no validation exams"):
+        trained([study], tmp_path / "run", *REFIT)
+
+
+GROWN = "phases=[{name: grow, grow: {from: elsewhere}}]"
+
+
+@pytest.mark.parametrize("override", ["model.kind=segmenter", "phases=[{name: one}, {name: two}]", GROWN])
 def test_segmenters_and_several_phases_are_refused(breast, tmp_path, override):
     config = load_config(overrides=[*LITTLE, *REFIT, override])
     with pytest.raises(UserError, match=r"train\.refit is for classifiers trained in one phase"):

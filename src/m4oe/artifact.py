@@ -28,7 +28,8 @@ class Artifact:
     """A network with all that is needed to use it.
 
     scores: validation scores {task: {metric: {"value", "low", "high", "n"}}} · withheld: {task: why its
-    contributions are not shown} · phase: the last of its training, which says how a segmenter routes.
+    contributions are not shown} · phase: the last of its training, which says how a segmenter routes · refitted:
+    whether it has learned from validation exams, of which scores are those of the network before it.
     """
 
     network: nn.Module
@@ -37,6 +38,7 @@ class Artifact:
     scores: Mapping[str, Any] = field(default_factory=dict)
     withheld: Mapping[str, str] = field(default_factory=dict)
     phase: Phase = field(default_factory=Phase)
+    refitted: bool = False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,6 +60,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "scores": artifact.scores,
         "withheld": artifact.withheld,
         "phase": artifact.phase.model_dump(mode="json", exclude={"grow"}),
+        "refitted": artifact.refitted,
     }
     write_text(folder / "config.json", json.dumps(facts, indent=1))
     write_text(folder / "README.md", card(artifact))
@@ -90,7 +93,8 @@ def load_artifact(folder: Path) -> Artifact:
     # Weights come from the file: nothing is fetched to build the network that takes them.
     network = build_model(without_pretrained(model), schema, phase)
     load_weights(network, folder / "model.safetensors")
-    return Artifact(network.eval(), model, schema, facts.get("scores", {}), facts.get("withheld", {}), phase)
+    told = facts.get("scores", {}), facts.get("withheld", {}), phase, bool(facts.get("refitted", False))
+    return Artifact(network.eval(), model, schema, *told)
 
 
 def without_pretrained(model: Model) -> Model:
@@ -131,6 +135,12 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+SCORED = {
+    False: "scores are of the validation split of the data it was made from",
+    True: "scores are of a first training, without the validation exams that this model has learned from as well",
+}
+
+
 def card(artifact: Artifact) -> str:
     """The model card: what goes in, what comes out, how well, and what it is not."""
     schema = artifact.schema
@@ -151,7 +161,7 @@ def card(artifact: Artifact) -> str:
             "## Use",
             "",
             "`m4oe predict RUN -i TABLE -o OUT`, or `m4oe.load(RUN).predict({input: path})` in Python.",
-            "A research model, not a medical device; scores are of the validation split of the data it was made from.",
+            f"A research model, not a medical device; {SCORED[artifact.refitted]}.",
             "",
         ]
     )

@@ -8,7 +8,8 @@ Axes: P exams · F features of an exam · C answers that are told apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,42 +29,62 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse weights of the probe's penalty; v
 Pair = tuple[ndarray, ndarray]
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe of one input for one task on test exams: its AUROC, positive (P, C) and score (P, C), whose exams
+    (P,) and whose patients (P,) they are."""
+
+    auroc: Estimate
+    positive: ndarray
+    score: ndarray
+    exams: ndarray
+    patients: ndarray
+
+
 def competition_of(subject: Subject) -> dict[str, Any] | None:
     """{"probes": {input: {task: AUROC of the probe on test exams, mean over classes}}} of the run's own encoders."""
-    probes = {name: _of_input(subject, name) for name in subject.inputs}
-    shown = {name: {task: probe[0] for task, probe in found.items()} for name, found in probes.items() if found}
+    probes = {name: probes_of(subject, name) for name in subject.inputs}
+    shown = {name: {task: probe.auroc for task, probe in found.items()} for name, found in probes.items() if found}
     return {"split": "test", "metric": "auroc", "probes": shown} if shown else None
 
 
-def competition_between(joint: Subject, alone: Mapping[str, Sequence[Subject]]) -> dict[str, Any]:
-    """{input: {task: {"joint", "alone", "difference"}}}: probes of the joint model's encoders and of those that were
-    trained with one input alone, {input: its runs, each of tasks of its own}, on the same splits; the difference is
-    paired by exam.
-
-    Negative differences are what training together cost an input. Raises UserError where test exams differ.
-    """
-    found: dict[str, Any] = {}
-    for name, runs in alone.items():
-        own = _of_input(joint, name)
-        single = {task: probe for run in runs for task, probe in _of_input(run, name).items()}
-        found[name] = {task: _compared(own[task], single[task]) for task in own if task in single}
-    return found
-
-
-def _of_input(subject: Subject, name: str) -> dict[str, tuple[Estimate, Pair, ndarray]]:
-    """{task: (AUROC, (positive (P, C), score (P, C)) of test exams, patients)} of the probe of one input."""
+def probes_of(subject: Subject, name: str) -> dict[str, Probe]:
+    """{task: the probe of the encoder of the input `name`}, of tasks that can be told from it on all splits."""
     streams = subject.streams_of([name])
     splits = {split: _features(subject.encoded(split), streams) for split in ("train", "validation", "test")}
     if any(not len(here) for _, here, _ in splits.values()):
         return {}
     patients = subject.patients("test")[splits["test"][1]]
+    exams = np.array([f"{sample.study}/{sample.exam}" for sample in splits["test"][2]])
     found = {}
     for task in subject.tasks:
         probed = _probed(task, splits)
         score = None if probed is None else estimate(lambda weights, p=probed: macro_auroc(*p, weights), patients)
         if probed is not None and score is not None:
-            found[task.name] = (score, probed, patients)
+            found[task.name] = Probe(score, *probed, exams, patients)
     return found
+
+
+def compared(joint: Probe, alone: Probe) -> dict[str, Any] | None:
+    """{"joint", "alone", "difference"} on the exams that both have seen, paired; None where nothing can be told.
+
+    A negative difference is what training together cost the encoder. Raises UserError where labels differ.
+    """
+    _, ours, theirs = np.intersect1d(joint.exams, alone.exams, return_indices=True)
+    label = joint.positive[ours]
+    if not np.array_equal(label, alone.positive[theirs]):
+        raise UserError("the two runs have different labels for one exam; compare runs on the same splits")
+    scores = {"joint": joint.score[ours], "alone": alone.score[theirs]}
+    patients = joint.patients[ours]
+    found = {
+        name: estimate(lambda weights, s=score: macro_auroc(label, s, weights), patients)
+        for name, score in scores.items()
+    }
+    found["difference"] = estimate(
+        lambda weights: macro_auroc(label, scores["joint"], weights) - macro_auroc(label, scores["alone"], weights),
+        patients,
+    )
+    return None if None in found.values() else found
 
 
 @torch.no_grad()
@@ -134,11 +155,3 @@ def macro_auroc(positive: ndarray, score: ndarray, weights: ndarray) -> ndarray:
     ]
     defined = np.isfinite(columns)
     return np.divide(np.nansum(columns, 0), defined.sum(0), out=np.full(len(weights), np.nan), where=defined.any(0))
-
-
-def _compared(joint: tuple[Estimate, Pair, ndarray], alone: tuple[Estimate, Pair, ndarray]) -> dict[str, Any]:
-    (own, ours, patients), (other, theirs, _) = joint, alone
-    if not np.array_equal(ours[0], theirs[0]):
-        raise UserError("the two runs have different test exams or labels; compare runs on the same splits")
-    gap = estimate(lambda weights: macro_auroc(*ours, weights) - macro_auroc(*theirs, weights), patients)
-    return {"joint": own, "alone": other, "difference": gap}

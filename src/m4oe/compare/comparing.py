@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from m4oe.compare.comparison import Comparison
-from m4oe.compare.competition import competition_of
+from m4oe.compare.competition import encoders_compared
 from m4oe.compare.entries import Entry, finished_entry
 from m4oe.compare.given import entries_of_runs
 from m4oe.compare.reading import reading
@@ -87,7 +87,11 @@ def compare_studies(
     plan = Plan(comparison, variants, cohorts, splits, out, device, kind)
     trained, failed = _train(plan, tell)
     entries = [_entry(plan, name, trained, failed) for name in variants]
-    return _finish(entries, reference, comparison.resamples, out, _competition(plan, reference, entries, failed))
+    content = _finish(entries, reference, comparison.resamples, out)
+    if competition := _competition(plan, reference, entries, failed):
+        content["competition"] = competition
+        write_results(content, out)
+    return content
 
 
 def _competition(
@@ -104,7 +108,7 @@ def _competition(
     for each in apart:
         rates.setdefault((each.task, each.input), []).append(each)
     singles = [best for tried in rates.values() for best in choose(tried, plan.out).values()]
-    return competition_of(next(iter(joint.seeds.values())), singles, plan.out, plan.device)
+    return encoders_compared(next(iter(joint.seeds.values())), singles, plan.out, plan.device)
 
 
 def compare_runs(runs: Sequence[Path], comparison: Comparison, out: Path) -> dict[str, Any]:
@@ -175,11 +179,9 @@ def _entry(plan: Plan, name: str, trained: Sequence[Training], failed: Mapping[T
     return finished_entry(name, variant, mine, plan.out, plan.cohorts, plan.splits)
 
 
-def _finish(
-    entries: Sequence[Entry], reference: str, resamples: int, out: Path, competition: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def _finish(entries: Sequence[Entry], reference: str, resamples: int, out: Path) -> dict[str, Any]:
     content = content_of(entries, _tasks(entries), reference, resamples)
-    content |= {"reading": reading(content), "competition": competition or {}}
+    content |= {"reading": reading(content), "competition": {}}
     write_results(content, out)
     return content
 

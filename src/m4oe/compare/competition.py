@@ -5,6 +5,7 @@ Poster of M4oE (ICLR 2025), figure 4a: what an encoder knows falls where another
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from markupsafe import Markup
 
 from m4oe.analyses import subject_of
-from m4oe.analyses.competition import competition_between
+from m4oe.analyses.competition import compared, probes_of
 from m4oe.compare.trainings import Training, places
 from m4oe.report.analyses.pieces import listed, spoken, surely_above, table
 from m4oe.report.words import MISSING, plain, title
@@ -21,21 +22,25 @@ from m4oe.report.words import MISSING, plain, title
 READ = (
     "AUROC on test exams of a linear probe on the frozen encoder of one input: trained with all inputs and tasks, and "
     "trained for that task from that input alone (first seed; of a cross-validated comparison, first fold). "
-    "Differences are paired by exam, with 95 % intervals over patients. Below 0: training together cost the "
-    "encoder something."
+    "Differences are paired by exam, with 95 % intervals over patients, not adjusted for their number. Below 0: the "
+    "encoder knows less than it could have. The model of one input fuses nothing, so a difference holds what other "
+    "tasks and another fusion ask of the encoder, as well as what other inputs take from it."
 )
 
 
-def competition_of(joint: Path, singles: Sequence[Training], out: Path, device: str) -> dict[str, Any]:
+def encoders_compared(joint: Path, singles: Sequence[Training], out: Path, device: str) -> dict[str, Any]:
     """{input: {task: {"joint", "alone", "difference"}}} of the run `joint` and the trainings of one input and one task;
     where any of them has nothing to probe, it is absent."""
-    where = torch.device(device)
-    inputs = dict.fromkeys(training.input for training in singles)
-    alone = {
-        name: [subject_of(places(out / one.place)[0], where) for one in singles if one.input == name] for name in inputs
-    }
-    found = competition_between(subject_of(places(joint)[0], where), alone)
-    return {name: tasks for name, tasks in found.items() if tasks}
+    where, found = torch.device(device), defaultdict(dict)
+    together = subject_of(places(joint)[0], where)
+    for name in dict.fromkeys(training.input for training in singles):
+        own = probes_of(together, name)
+        for single in (training for training in singles if training.input == name and training.task in own):
+            alone = probes_of(subject_of(places(out / single.place)[0], where), name)
+            gap = compared(own[single.task], alone[single.task]) if single.task in alone else None
+            if gap is not None:
+                found[name][single.task] = gap
+    return dict(found)
 
 
 def section(found: Mapping[str, Any]) -> Markup:
@@ -49,9 +54,9 @@ def _told(found: Mapping[str, Any]) -> Iterator[str]:
     lost = [(name, task) for name, task, gap in _gaps(found) if surely_above(_negative(gap))]
     gained = [(name, task) for name, task, gap in _gaps(found) if surely_above(gap)]
     for name, task in lost:
-        yield f"Trained together, the encoder of {name} knows less of {plain(task)} than trained alone."
+        yield f"Trained together, the encoder of {name} knows less of {plain(task)} than trained for it alone."
     for name, task in gained:
-        yield f"Trained together, the encoder of {name} knows more of {plain(task)} than trained alone."
+        yield f"Trained together, the encoder of {name} knows more of {plain(task)} than trained for it alone."
     if not lost:
         yield "No encoder surely knows less for having been trained together with the others."
 

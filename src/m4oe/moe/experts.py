@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.moe.perceptron import perceptron
+from m4oe.moe.precision import lowered
 
 
 class Experts(nn.Module):
@@ -45,7 +46,7 @@ class Experts(nn.Module):
 
     def grouped(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """(R, D) rows sorted by expert, `counts[e]` of expert e -> (R, D); those without rows are not run."""
-        shares = zip(x.split(list(counts)), self._apart(x))
+        shares = zip(x.split(list(counts)), self._apart())
         answers = [perceptron(rows, *expert) for rows, expert in shares if len(rows)]
         return answers[0] if len(answers) == 1 else torch.cat(answers) if answers else x
 
@@ -55,23 +56,21 @@ class Experts(nn.Module):
         Weighing answers costs a quarter of weighing hidden rows, which one wide product for all would ask for.
         """
         total = None
-        for share, expert in zip(weight.unsqueeze(-1).unbind(-2), self._apart(x)):
+        for share, expert in zip(weight.unsqueeze(-1).unbind(-2), self._apart()):
             answer = perceptron(x, *expert)
             share = share.to(answer.dtype)
             total = answer * share if total is None else torch.addcmul(total, answer, share)
         assert total is not None, "a gate without experts"
         return total
 
-    def _apart(self, x: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def _apart(self) -> Iterator[tuple[Tensor, ...]]:
         """Weights and biases of one expert after the other.
 
         In training under autocast the stacks change precision as a whole, so that their gradients are put together
         in the lower one; otherwise only the experts that run do, when they do.
         """
         stacks: tuple[Tensor, ...] = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
-        device = x.device.type
-        if torch.is_grad_enabled() and torch.is_autocast_enabled(device):
-            stacks = tuple(stack.to(torch.get_autocast_dtype(device)) for stack in stacks)
+        stacks = lowered(*stacks) if torch.is_grad_enabled() else stacks
         return zip(*(stack.unbind(0) for stack in stacks))
 
     def on_slots(self, slots: Tensor) -> Tensor:

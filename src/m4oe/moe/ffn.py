@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -71,11 +72,12 @@ def _sparse(experts: Experts, x: Tensor, weight: Tensor) -> Tensor:
 
 def _one_each(experts: Experts, x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """(U, D) tokens, each through the one expert to which it gives weight (U, E); `counts` (E,) tokens of each."""
-    rounded = torch.tensor([_rounded(count) for count in counts.tolist()], device=x.device)
+    sizes = [_rounded(count) for count in counts.tolist()]
+    starts = torch.tensor([0, *accumulate(sizes[:-1])], device=x.device)
     chosen = weight > 0
-    place = ((rounded.cumsum(0) - rounded + chosen.cumsum(0) - 1) * chosen).sum(1)
-    rows = x.new_zeros(int(rounded.sum()), x.shape[1]).index_copy(0, place, x)
-    y = Fetched.apply(experts.grouped(rows, rounded.tolist()), place)
+    place = ((starts + chosen.cumsum(0) - 1) * chosen).sum(1)
+    rows = x.new_zeros(sum(sizes), x.shape[1]).index_copy_(0, place, x)
+    y = Fetched.apply(experts.grouped(rows, sizes), place)
     return y * weight.sum(1, keepdim=True).to(y.dtype)
 
 

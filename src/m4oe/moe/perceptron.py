@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from m4oe.moe.precision import lowered
+
 
 def perceptron(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> Tensor:
     """gelu(x @ weight_in + bias_in) @ weight_out + bias_out of rows x (R, D), weights (D, F) and (F, D).
 
     Under autocast, in its precision.
     """
-    parts: tuple[Tensor, ...] = (x, weight_in, bias_in, weight_out, bias_out)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        parts = tuple(part.to(torch.get_autocast_dtype(device)) for part in parts)
+    parts = lowered(x, weight_in, bias_in, weight_out, bias_out)
     if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
         return Perceptron.apply(*parts)
     x, weight_in, bias_in, weight_out, bias_out = parts
@@ -51,17 +50,18 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Te
 
     In bfloat16 on a CPU by one fused kernel: `addmm` first writes the bias to every row, and reads it again.
     """
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and _FUSED is not None:
-        return _FUSED(x, weight.T, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and FUSED is not None:
+        return FUSED(x, weight.T, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
     y = torch.addmm(bias, x, weight)
     return F.gelu(y) if gelu else y
 
 
 def _fused() -> Any:
-    """The kernel that torch's own compiler uses; None where a build lacks it."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    """The kernel that torch's own compiler uses; None where a build lacks it, or the processor cannot."""
+    names = "_linear_pointwise", "_is_mkldnn_bf16_supported"
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return None
-    return torch.ops.mkldnn._linear_pointwise
+    return torch.ops.mkldnn._linear_pointwise if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
-_FUSED = _fused()
+FUSED = _fused()

@@ -7,7 +7,6 @@ by zeros before anything is computed from them, so that their content, NaN inclu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Routing, Tokens
+from m4oe.moe.precision import full_precision
 
 # Below this norm a token counts as zero; it bounds the gradient of the normalisation at a token that is zero.
 _NORM_FLOOR = 1e-6
@@ -45,7 +45,7 @@ class SoftRouter(nn.Module):
 
     def forward(self, x: Tensor, present: Tensor) -> Routing:
         """x (B, N, D), present (B, N) bool -> Routing; combine sums to 1 over all slots of a present token."""
-        with _full_precision(x):
+        with full_precision(x):
             logits = _cosine_logits(clear_absent(x, present), self.phi, self.scale)
             combine = logits.flatten(2).softmax(-1).view_as(logits)
             return Routing(_dispatch(logits, present), clear_absent(combine, present))
@@ -73,7 +73,7 @@ class TaskRouter(nn.Module):
         The published layer normalises combine over experts and tasks together, which scales every task's stream
         down by its share of the token; see tests/papers/.
         """
-        with _full_precision(tokens.x):
+        with full_precision(tokens.x):
             phi = self.phi + self.task_embedding.mT.unsqueeze(1) if self.embed_in_routing else self.phi
             logits = _cosine_logits(clear_absent(tokens.x, tokens.present), phi, self.scale)
             combine = clear_absent(logits.softmax(2), tokens.present)
@@ -129,7 +129,7 @@ class GateRouter(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """x (B, N, D) -> Routing with combine (B, N, K), or (B, 1, K) per sample; K experts are open, sums are 1."""
-        with _full_precision(x):
+        with full_precision(x):
             seen = x.to(torch.promote_types(x.dtype, torch.float32))
             weight, bias = self._of("sample").weight, self._of("sample").bias
             logits = F.linear(seen.mean(1, keepdim=True), weight[: self.limit], bias[: self.limit])
@@ -162,11 +162,6 @@ def _strongest(p: Tensor, count: int | None) -> Tensor:
         return p
     values, places = p.topk(count, dim=-1)
     return torch.zeros_like(p).scatter(-1, places, values / values.sum(-1, keepdim=True).detach())
-
-
-def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _cosine_logits(x: Tensor, phi: Tensor, scale: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from m4oe.errors import UserError
+from m4oe.moe.precision import lowered
 
 FEWEST = 8  # feature maps of any resolution
 
@@ -75,7 +76,7 @@ class Spread:
         spread = self.end.spread.weight.unflatten(0, (patch**2, -1))
         spread = spread - spread.mean(1, keepdim=True)
         of_tokens = ((weight * norm.weight) @ spread).flatten(0, 1)
-        squares = MeanSquares.apply(*_lowered(self.x, spread.flatten(0, 1)), norm.normalized_shape[0])
+        squares = MeanSquares.apply(*lowered(self.x, spread.flatten(0, 1)), norm.normalized_shape[0])
         y = F.linear(self.x, of_tokens).unflatten(3, (patch**2, -1))
         y = y * (squares + norm.eps).rsqrt().unsqueeze(-1).to(y.dtype) + (weight @ norm.bias + bias).to(y.dtype)
         return y.unflatten(3, (patch, patch))
@@ -116,14 +117,6 @@ class MeanSquares(torch.autograd.Function):
 def _grouped(rows: Tensor, weight: Tensor, size: int) -> Tensor:
     """(R, K, size) features of rows (R, D)."""
     return (rows @ weight.T).unflatten(-1, (-1, size))
-
-
-def _lowered(*parts: Tensor) -> tuple[Tensor, ...]:
-    """In the precision that autocast would give them."""
-    device = parts[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return parts
-    return tuple(part.to(torch.get_autocast_dtype(device)) for part in parts)
 
 
 def _at_once(x: Tensor) -> int:

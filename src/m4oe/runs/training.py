@@ -52,7 +52,7 @@ def train_run(
     splits = split_exams(cohorts) if splits is None else _of_cohorts(splits, cohorts)
     refuse_empty_classes(cohorts)
     config = config.for_tasks(task_kinds(loaded))
-    _refuse_refit(config)
+    _refuse_refit(config, splits)
     begin_run(out, config, loaded, describe())
     write_csv(splits, out / "splits.csv")
     folds = sorted(splits["fold"].unique())
@@ -72,12 +72,17 @@ def _of_cohorts(splits: pd.DataFrame, cohorts: Sequence[Cohort]) -> pd.DataFrame
     return splits[here].reset_index(drop=True)
 
 
-def _refuse_refit(config: Config) -> None:
-    if config.train.refit and (config.model.kind == "segmenter" or len(config.phases) > 1 or config.phases[0].grow):
+def _refuse_refit(config: Config, splits: pd.DataFrame) -> None:
+    if not config.train.refit:
+        return
+    if config.model.kind == "segmenter" or len(config.phases) > 1 or config.phases[0].grow:
         raise UserError(
             "config: train.refit is for classifiers trained in one phase, whose kept epoch says how long to train; "
             "leave it out for segmenters, several phases and 'grow'"
         )
+    judged = splits.groupby("fold")["split"].agg(lambda names: (names == "validation").any())
+    if not judged.all():
+        raise UserError("config: train.refit: the split has no validation exams to train on again; leave it out")
 
 
 def _train_fold(
@@ -102,7 +107,7 @@ def _train_fold(
     if config.train.refit:
         tell("training again, on train and validation exams")
         network = refit(exams, config, folder, device, progress=progress)
-    artifact = Artifact(network, config.model, schema, phase=config.phases[-1])
+    artifact = Artifact(network, config.model, schema, phase=config.phases[-1], refitted=config.train.refit)
     if grow is not None:
         write_growth(artifact, grow.run, folder, device)
     finish_run(artifact, judge, cohorts, splits, folder, device, config.train.batch_size)

@@ -41,7 +41,7 @@ class CrossEntropyAndDice(torch.autograd.Function):
         entropy = -(pixel_weight * log_share.gather(1, label).squeeze(1)).sum(1)
         share = log_share.exp_()
         of_label = share.gather(1, label).squeeze(1)
-        said = torch.bmm(share, counted.unsqueeze(2)).squeeze(2)
+        said = (share * counted.unsqueeze(1)).sum(2)  # no product: autocast would lower it
         both, true = (_by_class(values, label, logits.shape[1]) for values in (of_label * counted, counted))
         either = said + true + SMOOTH
         overlap = (2 * both + SMOOTH) / either
@@ -59,7 +59,7 @@ class CrossEntropyAndDice(torch.autograd.Function):
         everywhere[:, 0] = at_label[:, 0] = 0.0
         pixel_weight = pixel_weight * gradient
         raised = of_label * at_label.gather(1, label.squeeze(1)) * counted
-        mean = torch.bmm(everywhere.unsqueeze(1), share).squeeze(1) * counted + raised
+        mean = (share * everywhere.unsqueeze(2)).sum(1) * counted + raised
         towards = everywhere.unsqueeze(2) * counted.unsqueeze(1) + (pixel_weight - mean).unsqueeze(1)
         towards.mul_(share).scatter_add_(1, label, (raised - pixel_weight).unsqueeze(1))
         return towards, None, None
@@ -67,7 +67,7 @@ class CrossEntropyAndDice(torch.autograd.Function):
 
 def _by_class(values: Tensor, label: Tensor, classes: int) -> Tensor:
     """(P, C) sums of values (P, S) over the pixels of each class; label (P, 1, S)."""
-    return values.new_zeros(len(values), classes).scatter_add_(1, label.squeeze(1), values)
+    return torch.stack([(values * (label.squeeze(1) == number)).sum(1) for number in range(classes)], 1)
 
 
 def overlap_counts(task: TaskSpec, logits: Tensor, target: Tensor) -> Tensor:
