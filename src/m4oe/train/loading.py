@@ -48,7 +48,6 @@ class Shuffled(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
-        torch.empty((), dtype=torch.int64).random_(generator=generator)  # so that orders stay what they have been
         yield from torch.randperm(self.size, generator=generator).tolist()
 
 
