@@ -34,7 +34,8 @@ commands are at the end.
 
 In tables of scores: mean over seeds on the test split, with a 95 % interval of a bootstrap over patients and seeds;
 **bold** is significantly better than every other on that task, *italic* is tied for best. A difference is that to M4oE,
-on the same patients, with its interval; p is adjusted by Holm over all comparisons of the table.
+on the same patients, with its interval; p is adjusted by Holm over all comparisons of the table. Seconds are of two
+trainings at a time on a machine of two cores that did other work as well.
 """
 
 
@@ -62,7 +63,7 @@ def compared(title: str, content: Mapping[str, Any]) -> Iterator[str]:
     seeds = sorted({seed for row in content["variants"].values() for seed in row["seeds"]})
     exams = ", ".join(f"{task} {about.get('exams', 0)}" for task, about in content["tasks"].items())
     yield f"## {title}\n\nTraining seeds {', '.join(map(str, seeds))}. Labelled test exams: {exams}.\n"
-    yield from (f"- {sentence}" for sentence in content["reading"])
+    yield from (f"- {sentence}" for sentence in [*content["reading"], *_standings(content)])
     tasks = list(content["tasks"])
     heads = [f"{task} ({content['tasks'][task]['metric']})" for task in tasks]
     costs = ["parameters", "MFLOP an exam", "s an epoch", "peak MB"]
@@ -75,7 +76,45 @@ def compared(title: str, content: Mapping[str, Any]) -> Iterator[str]:
     yield from _by_group(
         content, lambda name: [_difference(content, name, task) for task in tasks], skip=content["reference"]
     )
+    yield from _encoders(content)
     yield ""
+
+
+def _standings(content: Mapping[str, Any]) -> Iterator[str]:
+    """Of each task the place of the reference, and from how many others its intervals part it, unadjusted."""
+    reference = content["variants"][content["reference"]]
+    for task, about in content["tasks"].items():
+        scores = {name: row["scores"].get(task, {}).get(about["metric"]) for name, row in content["variants"].items()}
+        known = sorted((one["value"] for one in scores.values() if one), reverse=True)
+        gaps = [row["differences"][task] for row in content["variants"].values() if task in row["differences"]]
+        sure = [gap for gap in gaps if gap["low"] is not None]
+        below, above = sum(gap["high"] < 0 for gap in sure), sum(gap["low"] > 0 for gap in sure)
+        if scores[content["reference"]]:
+            place = 1 + known.index(scores[content["reference"]]["value"])
+            yield (f"{task}: {reference['title']} is number {place} of {len(known)}; by intervals without adjustment, "
+                   f"{below} below it and {above} above.")  # fmt: skip
+
+
+def _encoders(content: Mapping[str, Any]) -> Iterator[str]:
+    """Probes of encoders trained together, less those trained alone."""
+    found = content.get("competition") or {}
+    if not found:
+        return
+    tasks = list(dict.fromkeys(task for probes in found.values() for task in probes))
+    yield "\n### Do inputs compete for training?\n"
+    yield "AUROC of a linear probe on the encoder of an input: trained with all, trained for the task from it alone,"
+    yield "and the difference (95 % interval, not adjusted for their number).\n"
+    yield f"| | {' | '.join(tasks)} |\n|{'---|' * (1 + len(tasks))}"
+    for name, probes in found.items():
+        yield f"| {name} | {' | '.join(_probes(probes.get(task)) for task in tasks)} |"
+
+
+def _probes(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return "-"
+    gap = one["difference"]
+    span = "" if gap["low"] is None else f" ({gap['low']:+.3f} to {gap['high']:+.3f})"
+    return f"{one['joint']['value']:.3f}, {one['alone']['value']:.3f}: {gap['value']:+.3f}{span}"
 
 
 def _by_group(content: Mapping[str, Any], cells: Any, skip: str = "") -> Iterator[str]:
