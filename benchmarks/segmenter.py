@@ -44,6 +44,7 @@ CLASSES = {"ct": 14, "contrast_mr": 3, "mr": 16}
 SLICES = {"ct": 3, "contrast_mr": 3, "mr": 2}
 SIZE = (224, 224)
 THREADS = 2
+WARM = 4  # rounds in which products are planned, of a gate anew for each number of tokens that it gives an expert
 BF16 = has_fast_bf16(torch.device("cpu"))
 
 Step = Callable[[], object]
@@ -189,13 +190,13 @@ def a_batch() -> Batch:
 
 
 def interleaved(steps: Mapping[str, Step], repeats: int) -> dict[str, tuple[float, ...]]:
-    """Median seconds of each step by the clock and of the processor, all run in turn `repeats` times after one round
-    that does not count."""
+    """Median seconds of each step by the clock and of the processor, all run in turn `repeats` times after WARM rounds
+    that do not count."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for _ in range(repeats + 1):
+    for _ in range(WARM + repeats):
         for name, run in steps.items():
             times[name].append(timed(run))
-    return {name: tuple(map(median, zip(*values[1:]))) for name, values in times.items()}
+    return {name: tuple(map(median, zip(*values[WARM:]))) for name, values in times.items()}
 
 
 def timed(run: Step) -> tuple[float, float]:
