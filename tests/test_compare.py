@@ -269,7 +269,7 @@ def of_test(path: Path) -> pd.DataFrame:
     return table[table["split"] == "test"].sort_values(["exam", "class"]).set_index(["exam", "class"])
 
 
-def test_folds_are_pooled(one_task, tmp_path, here):
+def test_every_exam_of_every_fold_counts(one_task, tmp_path, here):
     study = edited(one_task, tmp_path / "folds.yaml", split={"folds": 2}, root=yaml_of(one_task)["root"])
     content = compare_studies([study], little(variants=("single_task",)), tmp_path / "out", "cpu")
     exams = next(iter(content["tasks"].values()))["exams"]

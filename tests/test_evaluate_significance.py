@@ -126,3 +126,17 @@ def test_the_same_patients_are_drawn_for_every_model():
 def test_few_exams_have_a_value_and_no_draws():
     found = drawn([exams_of(binary(8))], 100, 0)["auroc"]
     assert found.draws.shape == (1, 0) and found.values.shape == (1,)
+
+
+def test_models_of_different_folds_are_not_ranked_against_each_other():
+    """A fold whose model says half of every probability ranks its exams as before: the mean over folds is the same."""
+    table = binary(120, signal=1.0)
+    table["fold"] = np.arange(len(table)) % 2
+    halved = table["probability"].astype(float) * np.where(table["fold"] == 1, 0.5, 1.0)
+    schema = Schema(streams=(), tasks=(TASKS["binary"],))
+    exams = [next(read_exams(each, None, schema)) for each in (table, table.assign(probability=halved))]
+    found = [drawn([each], 50, seed=0)["auroc"] for each in exams]
+    np.testing.assert_allclose(found[0].draws, found[1].draws)
+    folds = [table[table["fold"] == fold].astype({"target": float, "probability": float}) for fold in (0, 1)]
+    areas = [roc_auc_score(fold["target"], fold["probability"]) for fold in folds]
+    assert found[1].values == pytest.approx([np.mean(areas)])

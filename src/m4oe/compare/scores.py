@@ -160,9 +160,10 @@ def _difference(a: Scored, b: Scored, metric: str) -> dict[str, Any]:
 
 
 def _delong(a: Scored, b: Scored) -> float | None:
-    """For a binary task with one exam a patient: p of equal areas, by DeLong."""
+    """For a binary task with one exam a patient and one model a seed: p of equal areas, by DeLong."""
     exams = a.seeds[0]
-    if exams.task.kind != "binary" or len(set(exams.patients)) < len(exams):
+    folds = exams.about["fold"].nunique()
+    if exams.task.kind != "binary" or len(set(exams.patients)) < len(exams) or folds > 1:
         return None
     first, second = (np.stack([one.sample.arrays[1] for one in scored.seeds]) for scored in (a, b))
     return delong_test(exams.sample.arrays[0], first, second)

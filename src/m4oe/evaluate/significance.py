@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from m4oe.evaluate.bootstrap import FEWEST, resample_weights
 from m4oe.evaluate.exams import Exams
+from m4oe.tasks.metrics import mean_metrics
 
 
 class Drawn(NamedTuple):
@@ -23,13 +24,14 @@ class Drawn(NamedTuple):
 
 
 def drawn(seeds: Sequence[Exams], resamples: int, seed: int) -> dict[str, Drawn]:
-    """{metric: Drawn} of the same exams, predicted by S trainings. Equal patients get equal resamples: what is drawn
+    """{metric: Drawn} of the same exams, predicted by S trainings; of cross-validated ones means over folds, since
+    models of different folds are not to be ranked against each other. Equal patients get equal resamples: what is drawn
     for two models on the same exams is paired."""
     patients = seeds[0].patients
-    whole = [exams.sample(np.ones((1, len(exams)))) for exams in seeds]
+    whole = [_of_folds(exams, np.ones((1, len(exams)))) for exams in seeds]
     enough = len(patients) >= FEWEST and len(set(patients)) > 1
     blocks = list(resample_weights(patients, resamples, seed)) if enough else []
-    parts = [[exams.sample(weights) for weights in blocks] for exams in seeds]
+    parts = [[_of_folds(exams, weights) for weights in blocks] for exams in seeds]
     return {
         name: Drawn(
             np.array([float(values[name][0]) for values in whole]),
@@ -37,6 +39,12 @@ def drawn(seeds: Sequence[Exams], resamples: int, seed: int) -> dict[str, Drawn]
         )
         for name in whole[0]
     }
+
+
+def _of_folds(exams: Exams, weights: ndarray) -> dict[str, ndarray]:
+    """{metric: (R,)} under weights (R, P): the mean over the folds in which it is defined."""
+    rows = exams.about.groupby("fold").indices.values()
+    return mean_metrics(exams.sample.take(of_fold)(weights[:, of_fold]) for of_fold in rows)
 
 
 def over_seeds(draws: ndarray, rng: np.random.Generator) -> ndarray:
