@@ -91,12 +91,13 @@ def judged(condition: Condition, seed: int, out: Path, overrides: list[str]) -> 
     train_run([study], config, run, torch.device("cpu"))  # of a finished run only refuses another config
     if (folder / "truth.json").is_file():
         return json.loads((folder / "truth.json").read_text())
-    found = figures(run, study)
+    found = figures(run, study, synergy=condition.family == "clarity")
     (folder / "truth.json").write_text(json.dumps(found, indent=1))
     return found
 
 
-def figures(run: Path, study: Path) -> dict[str, Any]:
+def figures(run: Path, study: Path, synergy: bool) -> dict[str, Any]:
+    """synergy: whether pairs are ranked, too, which takes as long as the training."""
     table = pd.read_csv(study.parent / "images.csv", dtype={"exam_id": str})
     splits = pd.read_csv(run / "splits.csv", dtype={"exam": str}).set_index("exam")["split"]
     measured, test = measures(run, study), (table["exam_id"].map(splits) == "test").to_numpy()
@@ -104,7 +105,7 @@ def figures(run: Path, study: Path) -> dict[str, Any]:
         task: {row.input: row.value for row in rows.itertuples()}
         for task, rows in mean_sizes(measured[measured["measure"] == "shapley"]).groupby("task")
     }
-    synergy = synergy_of(subject_of(run, torch.device("cpu")))
+    pairs = synergy_of(subject_of(run, torch.device("cpu"))) if synergy else None
     return {
         "model": scores_of(run),
         "oracle": oracle(study.parent, table, test),
@@ -114,7 +115,7 @@ def figures(run: Path, study: Path) -> dict[str, Any]:
         "noise_below": noise_below({"mean_shapley": means}, study.parent),
         "information": information(run),
         "noise_routed": {task: float(shares["noise"]) for task, shares in routing(run).items()},
-        "synergy_rank": synergy_rank(synergy, study.parent),
+        "synergy_rank": synergy_rank(pairs, study.parent),
         "withheld": sorted(json.loads((run / "routing.json").read_text())["withheld"]),
     }
 
