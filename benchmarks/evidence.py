@@ -224,10 +224,11 @@ python -c "from m4oe.data.phantoms import write_breast; write_breast('breast', s
 m4oe compare breast/study.yaml -o OUT1 -c benchmarks/comparison_breast.yaml
 m4oe compare breast/study.yaml -o OUT2 -c benchmarks/comparison_breast_ablations.yaml
 m4oe compare mias/study.yaml -o OUT3 -c benchmarks/comparison_mias.yaml
-python benchmarks/truth.py -o OUT4 --jobs 2 --only clarity train.max_epochs=10
-python benchmarks/truth.py -o OUT5 --jobs 2 --only cmi --seeds 701 702 703 train.max_epochs=8
+python benchmarks/truth.py -o OUT4 --jobs 2 --only shipped
+python benchmarks/truth.py -o OUT5 --jobs 2 --only clarity train.max_epochs=10
+python benchmarks/truth.py -o OUT6 --jobs 2 --seeds 701 702 703 --only cmi train.max_epochs=8
 python benchmarks/evidence.py "Breast phantom=OUT1" "Breast phantom, M4oE changed=OUT2" "Mini-MIAS=OUT3" \\
-    --truth OUT4 OUT5 --doc docs/evidence.md
+    --truth OUT4 OUT5 OUT6 --doc docs/evidence.md
 ```
 """
 
