@@ -223,6 +223,7 @@ COMMANDS = """## Commands
 python -c "from m4oe.data.phantoms import write_breast; write_breast('breast', seed=900)"
 m4oe compare breast/study.yaml -o OUT1 -c benchmarks/comparison_breast.yaml
 m4oe compare breast/study.yaml -o OUT2 -c benchmarks/comparison_breast_ablations.yaml
+python benchmarks/mias.py DATA -o mias  # which drafts the study
 m4oe compare mias/study.yaml -o OUT3 -c benchmarks/comparison_mias.yaml
 python benchmarks/truth.py -o OUT4 --jobs 2 --only shipped
 python benchmarks/truth.py -o OUT5 --jobs 2 --only clarity train.max_epochs=10
