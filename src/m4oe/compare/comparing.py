@@ -87,11 +87,7 @@ def compare_studies(
     plan = Plan(comparison, variants, cohorts, splits, out, device, kind)
     trained, failed = _train(plan, tell)
     entries = [_entry(plan, name, trained, failed) for name in variants]
-    content = _finish(entries, reference, comparison.resamples, out)
-    if competition := _competition(plan, reference, entries, failed):
-        content["competition"] = competition
-        write_results(content, out)
-    return content
+    return _finish(entries, reference, comparison.resamples, out, _competition(plan, reference, entries, failed))
 
 
 def _competition(
@@ -99,9 +95,7 @@ def _competition(
 ) -> dict[str, Any]:
     """Of the encoders of the reference, where models of one input and one task were trained, too."""
     joint = next(entry for entry in entries if entry.name == reference)
-    apart = [
-        each for each in plan.first if plan.variants[each.variant].apart == "task_and_input" and each not in failed
-    ]
+    apart = [each for each in plan.first if each.input and each not in failed]
     if plan.kind != "classifier" or not apart or joint.failed or joint.variant.apart:
         return {}
     rates: dict[tuple[str, str], list[Training]] = {}
@@ -179,9 +173,11 @@ def _entry(plan: Plan, name: str, trained: Sequence[Training], failed: Mapping[T
     return finished_entry(name, variant, mine, plan.out, plan.cohorts, plan.splits)
 
 
-def _finish(entries: Sequence[Entry], reference: str, resamples: int, out: Path) -> dict[str, Any]:
+def _finish(
+    entries: Sequence[Entry], reference: str, resamples: int, out: Path, competition: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     content = content_of(entries, _tasks(entries), reference, resamples)
-    content |= {"reading": reading(content), "competition": {}}
+    content |= {"reading": reading(content), "competition": competition or {}}
     write_results(content, out)
     return content
 

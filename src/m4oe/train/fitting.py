@@ -138,10 +138,13 @@ def last_checkpoint(out: Path, phase: Phase) -> Path | None:
     path = out / "checkpoints" / "last.ckpt"
     if not path.is_file():
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise UserError(
-            f"{path}: damaged ({type(error).__name__}); delete it to start the phase {phase.name!r} again"
-        ) from None
+    content = read_checkpoint(path, f"delete it to start the phase {phase.name!r} again")
     return path if content.get("phase") == phase.name else None
+
+
+def read_checkpoint(path: Path, remedy: str) -> dict[str, Any]:
+    """What Lightning wrote. Raises UserError, with the remedy, where it is damaged."""
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise UserError(f"{path}: damaged ({type(error).__name__}); {remedy}") from None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from m4oe.config import Config
-from m4oe.errors import UserError
+from m4oe.train.fitting import read_checkpoint
 from m4oe.train.loading import Fold
 from m4oe.train.phases import fit
 
@@ -37,10 +37,5 @@ def kept_epochs(out: Path, keep: str) -> int:
     if keep == "last":
         return len((out / "log.jsonl").read_text(encoding="utf-8").splitlines())
     best = out / "checkpoints" / "best.ckpt"
-    try:
-        return int(torch.load(best, map_location="cpu", weights_only=True)["epoch"]) + 1
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise UserError(
-            f"{best}: damaged ({type(error).__name__}), and it said how long to train; "
-            f"delete {best.parent} to train again"
-        ) from None
+    remedy = f"it said how long to train: delete {best.parent} to train again"
+    return int(read_checkpoint(best, remedy)["epoch"]) + 1
