@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from m4oe.moe.perceptron import perceptron
 from m4oe.moe.precision import lowered
@@ -66,15 +68,35 @@ class Experts(nn.Module):
     def _apart(self) -> Iterator[tuple[Tensor, ...]]:
         """Weights and biases of one expert after the other.
 
-        In training under autocast the stacks change precision as a whole, so that their gradients are put together
-        in the lower one; otherwise only the experts that run do, when they do.
+        In training in the precision of products; otherwise only the experts that run change theirs, when they do.
         """
-        stacks: tuple[Tensor, ...] = (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
-        stacks = lowered(*stacks) if torch.is_grad_enabled() else stacks
-        return zip(*(stack.unbind(0) for stack in stacks))
+        stacks = self.weight_in, self.bias_in, self.weight_out, self.bias_out
+        return zip(*(Apart.apply(stack) if torch.is_grad_enabled() else stack.unbind(0) for stack in stacks))
 
     def on_slots(self, slots: Tensor) -> Tensor:
         """(B, E, S, D) slots -> (B, E, S, D): the exams' slots of one expert become its rows."""
         batch, experts, per_expert, width = slots.shape
         rows = self(slots.transpose(0, 1).reshape(experts, batch * per_expert, width))
         return rows.view(experts, batch, per_expert, width).transpose(0, 1)
+
+
+class Apart(torch.autograd.Function):
+    """The experts of a stack (E, ...), lowered: so that gradients are written once, into the stack's own precision.
+
+    The library's parts put them together in the lower one first, and copy what they have.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stack: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.none = stack.shape, stack.new_empty(0)
+        return lowered(stack)[0].unbind(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor:
+        """An expert that did not run has none: zeros."""
+        together = ctx.none.new_empty(ctx.shape)
+        for place, gradient in zip(together, gradients):
+            place.zero_() if gradient is None else place.copy_(gradient)
+        return together
