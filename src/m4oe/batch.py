@@ -35,7 +35,13 @@ class Rows:
 
 def shared_rows(a: Rows, b: Rows) -> tuple[Tensor, Tensor]:
     """Values of `a` and of `b` for the exams that have both, in the same order."""
-    return a.values[torch.isin(a.index, b.index)], b.values[torch.isin(b.index, a.index)]
+    return _of_exams(a, b.index), _of_exams(b, a.index)
+
+
+def _of_exams(rows: Rows, index: Tensor) -> Tensor:
+    """Values of the exams at `index`: without a copy where that is all."""
+    keep = torch.isin(rows.index, index)
+    return rows.values if keep.all() else rows.values[keep]
 
 
 @dataclass(frozen=True)

@@ -21,53 +21,75 @@ def segmentation_loss(task: TaskSpec, logits: Tensor, target: Tensor, focal_gamm
     logits (P, C, *size); target (P, *size) int64, -100 where a pixel counts for nothing. The Dice loss is
     1 - (2 sum p t + 1) / (sum p + sum t + 1) of each foreground class over the exam's pixels, then their mean.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    weights = torch.tensor(task.weights, dtype=logits.dtype, device=logits.device)
-    return CrossEntropyAndDice.apply(logits.flatten(2), target.flatten(1), weights)
+    return CrossEntropyAndDice.apply(logits.flatten(2), target.flatten(1), torch.tensor(task.weights))
 
 
 class CrossEntropyAndDice(torch.autograd.Function):
-    """The loss of pixels, S to an exam: logits (P, C, S), target (P, S), weights (C,) -> (P,).
+    """The loss of pixels, S to an exam: logits (P, C, S), target (P, S), weights (C,) -> (P,), float32 or better.
 
-    Written out, since it looks at every logit of every pixel: few passes instead of the two dozen, each with a result
-    of that size, of the library's parts.
+    Written out, since it looks at every logit of every pixel: few passes instead of the two dozen of the library's
+    parts, and those over pixels that stay in a processor's cache meanwhile.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-        counted, label = (target != IGNORED).to(logits.dtype), target.clamp_min(0).unsqueeze(1)
-        log_share = logits.log_softmax(1)
-        pixel_weight = weights[label.squeeze(1)] * counted / counted.sum(1, keepdim=True).clamp_min(1)
-        entropy = -(pixel_weight * log_share.gather(1, label).squeeze(1)).sum(1)
-        share = log_share.exp_()
-        of_label = share.gather(1, label).squeeze(1)
-        said = (share * counted.unsqueeze(1)).sum(2)  # no product: autocast would lower it
-        both, true = (_by_class(values, label, logits.shape[1]) for values in (of_label * counted, counted))
+        precise = torch.promote_types(logits.dtype, torch.float32)
+        weights, share = (
+            weights.to(logits.device, precise),
+            torch.empty(logits.shape, dtype=precise, device=logits.device),
+        )
+        sums, entropy = [], []
+        for pixels in _at_once(logits):
+            log_share = logits[..., pixels].to(precise).log_softmax(1)
+            pixel_weight, counted, place = _weighed(target[:, pixels], weights)
+            entropy.append(-(pixel_weight * log_share.gather(1, place).squeeze(1)).sum(1))
+            part = share[..., pixels].copy_(log_share.exp_())
+            of_label = part.gather(1, place).squeeze(1) * counted
+            none = part.new_zeros(part.shape[:2])
+            said = (part * counted.unsqueeze(1)).sum(2)  # no product: autocast would lower it
+            sums.append(torch.stack([said, *(none.scatter_add(1, place.squeeze(1), v) for v in (of_label, counted))]))
+        said, both, true = torch.stack(sums).sum(0)
         either = said + true + SMOOTH
         overlap = (2 * both + SMOOTH) / either
-        ctx.save_for_backward(share, label, counted, pixel_weight, of_label, overlap, either)
-        return entropy + (1 - overlap[:, 1:]).mean(1)
+        count = true.sum(1).clamp_min(1)
+        ctx.save_for_backward(share, target, weights, overlap, either, count)
+        ctx.dtype = logits.dtype
+        return torch.stack(entropy).sum(0) / count + (1 - overlap[:, 1:]).mean(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """d Dice / d p_c = at_label_c [c = y] + everywhere_c, through the softmax; of cross-entropy w (p - [c = y])."""
-        share, label, counted, pixel_weight, of_label, overlap, either = ctx.saved_tensors
+        share, target, weights, overlap, either, count = ctx.saved_tensors
         gradient = gradient.unsqueeze(1)
         everywhere = gradient * overlap / either / (overlap.shape[1] - 1)
         at_label = -2 * gradient / either / (overlap.shape[1] - 1)
         everywhere[:, 0] = at_label[:, 0] = 0.0
-        pixel_weight = pixel_weight * gradient
-        raised = of_label * at_label.gather(1, label.squeeze(1)) * counted
-        mean = (share * everywhere.unsqueeze(2)).sum(1) * counted + raised
-        towards = everywhere.unsqueeze(2) * counted.unsqueeze(1) + (pixel_weight - mean).unsqueeze(1)
-        towards.mul_(share).scatter_add_(1, label, (raised - pixel_weight).unsqueeze(1))
+        towards = torch.empty(share.shape, dtype=ctx.dtype, device=share.device)
+        for pixels in _at_once(share):
+            part = share[..., pixels]
+            pixel_weight, counted, place = _weighed(target[:, pixels], weights)
+            pixel_weight = pixel_weight * (gradient / count.unsqueeze(1))
+            raised = part.gather(1, place).squeeze(1) * at_label.gather(1, place.squeeze(1)) * counted
+            mean = (part * everywhere.unsqueeze(2)).sum(1) * counted + raised
+            change = (pixel_weight - mean).unsqueeze(1)
+            change = torch.addcmul(change, everywhere.unsqueeze(2), counted.unsqueeze(1)).mul_(part)
+            towards[..., pixels] = change.scatter_add_(1, place, (raised - pixel_weight).unsqueeze(1))
         return towards, None, None
 
 
-def _by_class(values: Tensor, label: Tensor, classes: int) -> Tensor:
-    """(P, C) sums of values (P, S) over the pixels of each class; label (P, 1, S)."""
-    return torch.stack([(values * (label.squeeze(1) == number)).sum(1) for number in range(classes)], 1)
+def _at_once(x: Tensor) -> list[slice]:
+    """Ranges of the last axis of x (P, C, S) that fit into a processor's cache; a GPU takes all."""
+    pixels = x.shape[2]
+    step = max(1, 2**16 // (len(x) * x.shape[1])) if x.device.type == "cpu" else pixels
+    return [slice(start, start + step) for start in range(0, pixels, step)]
+
+
+def _weighed(label: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of pixels' labels (P, S): their weights by class, 1 where they count, both 0 where not, (P, S), and the class
+    as an index (P, 1, S)."""
+    counted, label = (label != IGNORED).to(weights.dtype), label.clamp_min(0)
+    return weights[label] * counted, counted, label.unsqueeze(1)
 
 
 def overlap_counts(task: TaskSpec, logits: Tensor, target: Tensor) -> Tensor:

@@ -54,8 +54,7 @@ class Objective(nn.Module):
 
     def forward(self, prediction: Prediction, batch: Batch) -> Losses:
         """A task without labels in the batch contributes no term; a batch without any has task loss 0."""
-        # An exact zero that is connected to every logit: gradients exist and are 0 where there is nothing to learn.
-        total = sum(rows.values.float().sum() * 0 for rows in prediction.logits.values())
+        total: Tensor | float = 0.0
         parts: dict[str, Tensor] = {}
         exams: dict[str, tuple[Tensor, Tensor]] = {}
         for number, task in enumerate(self.tasks):
@@ -64,10 +63,13 @@ class Objective(nn.Module):
             logits, target = shared_rows(prediction.logits[task.name], batch.targets[task.name])
             if not len(logits):
                 continue
-            loss = KINDS[task.kind].loss(task, logits.float(), target, self.focal_gamma)
+            loss = KINDS[task.kind].loss(task, logits, target, self.focal_gamma)
             exams[task.name] = (loss.detach(), self._where(prediction, batch, task.name))
             parts[task.name] = loss.mean()
             total = total + self._weighted(number, task.name, parts[task.name])
+        # An exact zero that is connected to the others' logits: gradients exist and are 0 where nothing is to learn.
+        idle = [rows.values for name, rows in prediction.logits.items() if name not in parts]
+        total = total + sum(values.float().sum() * 0 for values in idle)
         shared = prediction.routing.get("shared")
         if shared is not None and shared.joint is not None:
             information = conditional_mutual_information(shared.joint, **self.cmi_form)
