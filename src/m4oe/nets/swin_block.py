@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from m4oe.batch import Routing
 from m4oe.moe import Experts
+from m4oe.nets.biased_attention import BiasedAttention
 
 # Of width D, a module (x (B, N, D), modality (B,) int64) -> (y (B, N, D), Routing | None).
 FeedForward = Callable[[int], nn.Module]
@@ -56,19 +57,19 @@ class WindowAttention(nn.Module):
         h, w = x.shape[1:3]
         rows, columns = tile(h, self.window, shifted), tile(w, self.window, shifted)
         windows = _parted(x, rows, columns)
-        q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        y = self._attended(q, k, v, self._bias(h, w, rows, columns))
-        return _joined(self.out(y.transpose(2, 3).flatten(3)), h, w, rows, columns)
+        y = self._attended(self.qkv(windows), self._bias(h, w, rows, columns))
+        return _joined(self.out(y), h, w, rows, columns)
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """q, k, v (B, K, heads, n, d), bias (K or 1, heads, n, n) -> (B, K, heads, n, d)."""
+    def _attended(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        """qkv (B, K, n, 3 D), bias (K or 1, heads, n, n) -> (B, K, n, D)."""
+        if bias.requires_grad and qkv.device.type == "cpu":
+            return BiasedAttention.apply(qkv, bias.to(qkv.dtype))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         # Kernels want four axes: windows join the heads where each has its own bias, else the pictures.
         axes = (1, 2) if len(bias) == q.shape[1] else (0, 1)
-        if bias.requires_grad and q.device.type == "cpu":
-            return _written_out(q, k, v, bias)
         bias = bias.flatten(0, 1).unsqueeze(0).to(q.dtype)
         y = F.scaled_dot_product_attention(*(part.flatten(*axes) for part in (q, k, v)), bias)
-        return y.unflatten(axes[0], q.shape[axes[0] : axes[1] + 1])
+        return y.unflatten(axes[0], q.shape[axes[0] : axes[1] + 1]).transpose(2, 3).flatten(3)
 
     def _bias(self, h: int, w: int, rows: Tiling, columns: Tiling) -> Tensor:
         """(K or 1, heads, n, n): bias of relative positions, -inf between tokens that do not see each other."""
@@ -115,15 +116,6 @@ class SwinBlock(nn.Module):
             return x + update
         stays = torch.rand(len(update), 1, 1, 1, device=update.device) >= self.drop_path
         return torch.addcmul(x, update, (stays / (1 - self.drop_path)).to(update.dtype))
-
-
-def _written_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention step by step: on a CPU, a bias that is being learned has no fused kernel, and the library's own way
-    around it takes twice as long."""
-    *axes, n, d = q.shape
-    q, k, v = (part.flatten(0, 2) for part in (q * d**-0.5, k, v))
-    logits = torch.bmm(q, k.mT).view(*axes, n, n) + bias.to(q.dtype)
-    return torch.bmm(logits.softmax(-1).flatten(0, 2), v).view(*axes, n, d)
 
 
 def _parted(x: Tensor, rows: Tiling, columns: Tiling) -> Tensor:
