@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from m4oe.moe import ExpertFFN, Experts, GateRouter
-from m4oe.moe.ffn import Fetched, _rounded
+from m4oe.moe.ffn import Moved, _rounded
 
 B, N, D, E = 2, 320, 4, 3  # 640 tokens: experts' shares are rounded up
 
@@ -67,9 +67,9 @@ def test_numbers_of_rows_are_rounded_up_to_four_binary_digits() -> None:
     assert len({_rounded(count) for count in range(1024, 25088)}) < 40
 
 
-def test_what_is_fetched_puts_its_gradient_back() -> None:
-    x, place = torch.arange(8.0).view(4, 2).requires_grad_(), torch.tensor([2, 0])
-    y = Fetched.apply(x, place)
-    assert y.tolist() == [[4, 5], [0, 1]]
-    (gradient,) = torch.autograd.grad(y, x, torch.tensor([[1.0, 2], [3, 4]]))
+def test_rows_move_and_their_gradients_move_back() -> None:
+    x, place = torch.arange(8.0).view(4, 2).requires_grad_(), torch.tensor([2, 0, 0])
+    y = Moved.apply(x, place, torch.tensor([1, 0, 0, 0]), [slice(2, 3)], [slice(1, 2), slice(3, 4)])
+    assert y.tolist() == [[4, 5], [0, 1], [0, 0]]
+    (gradient,) = torch.autograd.grad(y, x, torch.tensor([[1.0, 2], [3, 4], [0, 0]]))
     assert gradient.tolist() == [[3, 4], [0, 0], [1, 2], [0, 0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -72,13 +73,15 @@ def _sparse(experts: Experts, x: Tensor, weight: Tensor) -> Tensor:
 
 def _one_each(experts: Experts, x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """(U, D) tokens, each through the one expert to which it gives weight (U, E); `counts` (E,) tokens of each."""
-    sizes = [_rounded(count) for count in counts.tolist()]
-    starts = torch.tensor([0, *accumulate(sizes[:-1])], device=x.device)
+    taken = counts.tolist()
+    sizes = [_rounded(count) for count in taken]
+    starts = [0, *accumulate(sizes)]
     chosen = weight > 0
-    place = ((starts + chosen.cumsum(0) - 1) * chosen).sum(1)
-    rows = x.new_zeros(sum(sizes), x.shape[1]).index_copy_(0, place, x)
-    y = Fetched.apply(experts.grouped(rows, sizes), place)
-    return y * weight.sum(1, keepdim=True).to(y.dtype)
+    place = ((torch.tensor(starts[:-1], device=x.device) + chosen.cumsum(0) - 1) * chosen).sum(1)
+    source = place.new_zeros(starts[-1]).index_copy_(0, place, torch.arange(len(x), device=x.device))
+    gaps = [slice(start + count, end) for start, count, end in zip(starts, taken, starts[1:])]
+    y = experts.grouped(Moved.apply(x, source, place, gaps, []), sizes)
+    return Moved.apply(y, place, source, [], gaps) * weight.sum(1, keepdim=True).to(y.dtype)
 
 
 def _rounded(count: int) -> int:
@@ -91,17 +94,31 @@ def _rounded(count: int) -> int:
     return -(-count // step) * step
 
 
-class Fetched(torch.autograd.Function):
-    """Rows (U, D) of x at `place` (U,), no place twice: so that gradients are put back, not added up one by one."""
+class Moved(torch.autograd.Function):
+    """Rows (R, D) of x (U, D) that `index` (R,) names, with zeros in `gaps`; by `back` (U,) and `gaps_back` gradients
+    move the other way.
+
+    Both ways rows are read where they are, none twice but for gaps: putting them where they go takes ten times as
+    long, and adding up gradients one by one longer still.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(place)
-        ctx.count = len(x)
-        return x.index_select(0, place)
+    def forward(
+        ctx: Any, x: Tensor, index: Tensor, back: Tensor, gaps: Sequence[slice], gaps_back: Sequence[slice]
+    ) -> Tensor:
+        ctx.save_for_backward(back)
+        ctx.gaps = gaps_back
+        return _moved(x, index, gaps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (place,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.count, gradient.shape[1]).index_copy_(0, place, gradient), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (back,) = ctx.saved_tensors
+        return _moved(gradient, back, ctx.gaps), None, None, None, None
+
+
+def _moved(x: Tensor, index: Tensor, gaps: Sequence[slice]) -> Tensor:
+    rows = x.index_select(0, index)
+    for gap in gaps:
+        rows[gap] = 0
+    return rows

@@ -7,11 +7,12 @@ by zeros before anything is computed from them, so that their content, NaN inclu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from m4oe.batch import Routing, Tokens
 from m4oe.moe.precision import full_precision
@@ -130,11 +131,8 @@ class GateRouter(nn.Module):
     def forward(self, x: Tensor) -> Routing:
         """x (B, N, D) -> Routing with combine (B, N, K), or (B, 1, K) per sample; K experts are open, sums are 1."""
         with full_precision(x):
-            seen = x.to(torch.promote_types(x.dtype, torch.float32))
-            weight, bias = self._of("sample").weight, self._of("sample").bias
-            logits = F.linear(seen.mean(1, keepdim=True), weight[: self.limit], bias[: self.limit])
-            if self.per == "token":
-                logits = logits + F.linear(seen, self._of("token").weight[: self.limit])
+            sample, token = self._of("sample"), self._of("token").weight[: self.limit] if self.per == "token" else None
+            logits = GateLogits.apply(x, sample.weight[: self.limit], sample.bias[: self.limit], token)
             if self.training and self.noise:
                 logits = logits + self.noise * torch.randn_like(logits)
             return Routing(None, _strongest(logits.softmax(-1), self.top_k))
@@ -151,6 +149,35 @@ class GateRouter(nn.Module):
         linear = self.gate[part]
         assert isinstance(linear, nn.Linear)
         return linear
+
+
+class GateLogits(torch.autograd.Function):
+    """Logits (B, N or 1, K) of tokens x (B, N, D), in float32 or better: of_sample (K, D) reads their mean, to which
+    `bias` (K,) is added, of_token (K, D), if any, each of them.
+
+    With a gradient by hand, since of its parts each would be as large as all tokens in that precision.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, of_sample: Tensor, bias: Tensor, of_token: Tensor | None) -> Tensor:
+        seen = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = seen.mean(1, keepdim=True)
+        ctx.save_for_backward(x, mean, of_sample, of_token)
+        logits = F.linear(mean, of_sample, bias)
+        return logits if of_token is None else logits + F.linear(seen, of_token)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, of_sample, of_token = ctx.saved_tensors
+        with full_precision(x):
+            of_mean = gradient.sum(1, keepdim=True)
+            towards, token = of_mean @ of_sample / x.shape[1], None
+            if of_token is not None:
+                towards = torch.baddbmm(towards, gradient, of_token.expand(len(x), -1, -1))
+                token = gradient.flatten(0, 1).T @ x.to(mean.dtype).flatten(0, 1)
+            sample = of_mean.flatten(0, 1).T @ mean.flatten(0, 1)
+        return towards.to(x.dtype).expand_as(x), sample, of_mean.sum((0, 1)), token
 
 
 def _strongest(p: Tensor, count: int | None) -> Tensor:
