@@ -111,6 +111,10 @@ class Training(pl.LightningModule):
         return self.objective(prediction, batch), prediction
 
     def on_train_batch_start(self, batch: Batch, number: int) -> None:
+        """Sets the learning rates. What dropout drops is told by seed and epoch: a training that goes on drops the
+        same. Not at the start of an epoch, of which Lightning tells nothing where a training goes on."""
+        if number == 0:
+            torch.manual_seed(self.seed * 100_003 + self.current_epoch)
         epoch = self.current_epoch + number / max(1, self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
             group["lr"] = group["pace"] * self.learning_rate * self.schedule.factor(epoch)
