@@ -228,6 +228,14 @@ def test_a_run_that_was_only_begun(copy):
     assert "24 epochs in 1.0 minutes" in text and "Malignancy: not scored" in text
 
 
+def test_a_model_that_was_trained_again_says_so(copy, page):
+    told = "trained anew, for as many, with the validation exams among those it learned from"
+    assert told not in page.text
+    config = copy / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "refitted": True}))
+    assert told in report_of(copy).text
+
+
 def test_a_folder_of_predictions_alone(copy):
     for path in copy.iterdir():
         if path.name != "predictions.csv":

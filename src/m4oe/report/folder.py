@@ -77,6 +77,11 @@ class RunFolder:
         return model.get("kind") == "segmenter"
 
     @property
+    def refitted(self) -> bool:
+        """Whether the model has learned from the validation exams, too."""
+        return bool(self.facts.get("refitted", False))
+
+    @property
     def model_place(self) -> Path | None:
         """The folder of the model, of a cross-validated run that of the first fold."""
         return next((folder for folder in self._places("model") if (folder / "config.json").is_file()), None)

@@ -19,6 +19,10 @@ from m4oe.report.words import percent, plural, title
 
 UNIT = (0.0, 1.0)
 FEWEST = 10  # labelled exams below which a curve says nothing
+_AGAIN = (
+    " This told for how many epochs to train. The model was then trained anew, for as many, with the validation exams "
+    "among those it learned from: nothing was left to draw a curve of."
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def learning_section(run: RunFolder) -> Section:
     seconds = sum(float(line.get("seconds", 0)) for line in run.log)
     phases = list(dict.fromkeys(str(line.get("phase", "train")) for line in run.log))
     trained = f"{'phases' if len(phases) > 1 else 'phase'} {', '.join(phases)}"
-    words = f"{plural(len(run.log), 'epoch')} in {seconds / 60:.1f} minutes, {trained}."
+    words = f"{plural(len(run.log), 'epoch')} in {seconds / 60:.1f} minutes, {trained}.{_AGAIN * run.refitted}"
     return Section("learning", heading, {"figures": drawn, "words": words})
 
 
