@@ -34,10 +34,8 @@ class CrossEntropyAndDice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         precise = torch.promote_types(logits.dtype, torch.float32)
-        weights, share = (
-            weights.to(logits.device, precise),
-            torch.empty(logits.shape, dtype=precise, device=logits.device),
-        )
+        weights = weights.to(logits.device, precise)
+        share = torch.empty(logits.shape, dtype=precise, device=logits.device)
         sums, entropy = [], []
         for pixels in _at_once(logits):
             log_share = logits[..., pixels].to(precise).log_softmax(1)
