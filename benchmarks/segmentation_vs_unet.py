@@ -177,11 +177,17 @@ def by_class(cases: pd.DataFrame) -> dict[str, float]:
 
 def joint_dice(studies: list[Path], config: Config, minutes: float, out: Path) -> tuple[dict[str, float], float]:
     """Test Dice by class of one model of all studies, and the seconds of its training."""
-    config = config.for_tasks({"segmentation"})
-    train = config.train.model_copy(update={"max_minutes": minutes})
-    train_run(studies, config.model_copy(update={"train": train}), out, DEVICE)
+    train_run(studies, ended_by_the_clock(config.for_tasks({"segmentation"}), minutes), out, DEVICE)
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return by_class(pd.read_csv(out / "cases.csv")), sum(line["seconds"] for line in log)
+
+
+def ended_by_the_clock(config: Config, minutes: float) -> Config:
+    """`config` with so many epochs that the minutes end each phase, which keeps its share of them."""
+    train, many = config.train, 100
+    phases = [p.model_copy(update={"max_epochs": many * (p.max_epochs or train.max_epochs)}) for p in config.phases]
+    train = train.model_copy(update={"max_minutes": minutes, "max_epochs": many * train.max_epochs})
+    return config.model_copy(update={"train": train, "phases": tuple(phases)})
 
 
 def table_of(sides: dict[str, dict[str, float]]) -> pd.DataFrame:
