@@ -243,7 +243,8 @@ COMMANDS = """## Commands
 python -c "from m4oe.data.phantoms import write_breast; write_breast('breast', seed=900, exams=1600)"
 sed -i 's/0.7, 0.15, 0.15/0.35, 0.08, 0.57/' breast/study.yaml  # as many exams as usual to learn from, many to test
 m4oe compare breast/study.yaml -o OUT1 -c benchmarks/comparison_breast.yaml
-m4oe compare breast/study.yaml -o OUT2 -c benchmarks/comparison_breast_ablations.yaml
+python -c "from m4oe.data.phantoms import write_breast; write_breast('smaller', seed=900)"
+m4oe compare smaller/study.yaml -o OUT2 -c benchmarks/comparison_breast_ablations.yaml
 python benchmarks/mias.py DATA -o mias  # which drafts the study
 m4oe compare mias/study.yaml -o OUT3 -c benchmarks/comparison_mias.yaml
 python benchmarks/truth.py -o OUT4 --jobs 2 --only shipped
