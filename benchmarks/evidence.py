@@ -249,7 +249,7 @@ python benchmarks/mias.py DATA -o mias  # which drafts the study
 m4oe compare mias/study.yaml -o OUT3 -c benchmarks/comparison_mias.yaml
 python benchmarks/truth.py -o OUT4 --jobs 2 --only shipped
 python benchmarks/truth.py -o OUT5 --jobs 2 --only clarity train.max_epochs=10
-python benchmarks/truth.py -o OUT6 --jobs 2 --only cmi train.max_epochs=8
+python benchmarks/truth.py -o OUT6 --jobs 2 --seeds 701 702 703 --only cmi train.max_epochs=8
 python benchmarks/evidence.py "Breast phantom=OUT1" "Breast phantom, M4oE changed=OUT2" "Mini-MIAS=OUT3" \\
     --truth OUT4 OUT5 OUT6 --doc docs/evidence.md
 ```
