@@ -207,11 +207,12 @@ def _forms(changes: Mapping[str, Mapping[str, list[float]]]) -> Iterator[str]:
     helps = [name for name in sure if {score, worst} & above[name]]
     costs = [name for name in sure if {score, worst} & below[name]]
     parts, noisy = ([name for name in sure if figure in above[name]] for figure in (information, noise))
+    quiet = [name for name in sure if noise in below[name]]
     clean = [name for name in parts if name not in noisy + costs]
     yield f"Forms of the information term that surely raise the mean or the worst score: {_names(helps)}."
     yield f"That surely lower one of them: {_names(costs)}."
     yield f"That surely make experts specialise by modality: {_names(parts)}."
-    yield f"That surely route more through noise: {_names(noisy)}."
+    yield f"That surely route more through noise: {_names(noisy)}. Less: {_names(quiet)}."
     yield f"That surely specialise, and of which neither more noise nor a lower score is sure: {_names(clean)}."
 
 
