@@ -70,3 +70,24 @@ def test_an_absent_input_speaks_like_the_average_one(head: AdditiveHead) -> None
     head.eval()
     verdict = said(head, (None, None), (4.0, 6.0), (4.0, None))
     assert verdict.logits[:, 0].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_an_input_stands_in_for_absent_ones_by_hand(head: AdditiveHead) -> None:
+    """Of usual values 0 a token of 2 says 6; where the other is absent, 1.5 times that, and the other way .75 times."""
+    head.eval()
+    with torch.no_grad():
+        head.stand_in[1, 0], head.stand_in[0, 1] = 0.5, -0.25
+    verdict = said(head, (2.0, 4.0), (2.0, None), (None, 4.0))
+    assert verdict.evidence is not None
+    assert verdict.evidence[..., 0].tolist() == [[6.0, 12.0], [9.0, 0.0], [0.0, 9.0]]
+    assert verdict.logits[:, 0].tolist() == [18.5, 9.5, 9.5]
+
+
+def test_a_fresh_head_has_no_stand_ins_and_learns_them(head: AdditiveHead) -> None:
+    """At first parts do not hang on who else is there; of (2, absent) the gradient is 6 for [absent, present]."""
+    head.eval()
+    verdict = said(head, (2.0, None))
+    assert verdict.logits.item() == 6.5
+    verdict.logits.sum().backward()
+    assert head.stand_in.grad is not None
+    assert head.stand_in.grad.tolist() == [[0.0, 0.0], [6.0, 0.0]]

@@ -54,6 +54,9 @@ class AdditiveHead(nn.Module):
     An input's part is told against what it says on average in training. So an input that is absent speaks like the
     average one, an input from which nothing can be learned is not given a constant part that others take back, and a
     fresh head does not shift logits away from the prevalence.
+
+    Of two views that say the same, one alone would say half. So each input speaks by a factor, 1 + the sum over absent
+    inputs of a learned number for the pair, 0 at first: the one that is there stands in for the one that is not.
     """
 
     usual: Tensor  # (I, 2D), a running mean
@@ -64,6 +67,7 @@ class AdditiveHead(nn.Module):
         sums = 1 if order else len(start)
         self.num_streams = num_streams
         self.value = nn.Linear(2 * width, sums, bias=False)
+        self.stand_in = nn.Parameter(torch.zeros(num_streams, num_streams))  # [absent, present]
         self.thresholds = Thresholds(start, order)
         self.register_buffer("usual", torch.zeros(num_streams, 2 * width))
         self.register_buffer("batches", torch.zeros(num_streams))
@@ -75,6 +79,7 @@ class AdditiveHead(nn.Module):
         if self.training and self.value.weight.requires_grad:
             self._follow(held.detach().float(), here)
         evidence = self.value(torch.where(here.unsqueeze(-1), held - self.usual, 0.0))
+        evidence = evidence * (1 + (~here).to(evidence.dtype) @ self.stand_in).unsqueeze(-1)
         bias = self.thresholds()
         return Verdict(evidence.sum(1) + bias, evidence.expand(-1, -1, len(bias)), bias)
 
