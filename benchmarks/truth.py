@@ -58,7 +58,7 @@ CONDITIONS = (
     _cmi("weight .05", 0.05),
     _cmi("weight .2", 0.2),
     _cmi("weight .05, P(t) free", 0.05, "uniform_tasks=false"),
-    _cmi("weight .05, capped at .3", 0.05, "cap=0.3"),
+    _cmi("weight .2, capped at .3", 0.2, "cap=0.3"),
     _cmi("weight .05, per exam", 0.05, "over=exam"),
     _cmi("weight .05, by presence", 0.05, "over=presence"),
     _cmi("weight .05, modalities even", 0.05, "uniform_modalities=true"),
