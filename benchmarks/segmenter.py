@@ -5,10 +5,11 @@
 Preset `paper` with three experts in both halves and heads of 14, 3 and 16 classes, 224 px, batches of 8 slices of
 three modalities. Ours, in bfloat16 where the processor is fast at it, with hard routing, a top-1 gate and the dense
 gate; the twin (tests/twin_segmenter.py) in float32 with all experts in a list. A training step is forward, loss,
-backward and AdamW; ours with its own loss and the fused AdamW it trains by, the twin with a loss of the library's
-parts and torch's default. Times are medians of steps taken in turn in one
-process, by the clock and of the processor, which counts all threads and is the steadier where others use the machine;
-memory is the largest resident set of a process that does nothing else, weights included.
+backward and AdamW; ours with its own loss, the fused AdamW it trains by and the memory that `m4oe train` keeps
+(m4oe.device.keep_memory), the twin with a loss of the library's parts and torch's defaults; a second twin keeps memory,
+too. Each variant has a process of its own, and they take turns. Times are medians, by the clock and of the processor,
+which counts all threads and is the steadier where others use the machine; memory is the largest resident set of one
+more process, weights included.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -32,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from m4oe.batch import Batch, Prediction, Rows
 from m4oe.config import Phase, load_config
-from m4oe.device import has_fast_bf16
+from m4oe.device import has_fast_bf16, keep_memory
 from m4oe.moe.perceptron import FUSED
 from m4oe.nets.build import build_model
 from m4oe.schema import Schema, Stream, TaskSpec
@@ -53,11 +55,15 @@ Step = Callable[[], object]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--serve", nargs=2, metavar=("VARIANT", "PASS"), help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, metavar=("VARIANT", "PASS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
+    if options.serve:
+        serve(started(*options.serve))
+        return
     if options.memory:
-        print(_memory(*options.memory))
+        print(_memory(started(*options.memory)))
         return
     cost_table(options.repeats)
     for name in PASSES:
@@ -74,11 +80,11 @@ def cost_table(repeats: int) -> None:
     print(f"| pass | variant | {columns} |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, steps in PASSES.items():
-        seconds = interleaved({variant: steps(build()) for variant, build in VARIANTS.items()}, repeats)
+        seconds = interleaved(name, repeats)
         for variant, (clock, processor) in seconds.items():
             memory = float(_output("--memory", variant, name))
             flops = _flops(steps(VARIANTS[variant]()))
-            share = flops / clock / peaks[torch.float32 if variant == TWIN else PRECISION]
+            share = flops / clock / peaks[torch.float32 if variant in TWINS else PRECISION]
             faster = [theirs / ours for theirs, ours in zip(seconds[TWIN], (clock, processor))]
             cells = f"{clock:.2f} | {faster[0]:.1f} | {processor:.2f} | {faster[1]:.1f} | {memory:.1f}"
             print(f"| {name} | {variant} | {cells} | {flops / 1e9:.0f} | {share:.0%} |", flush=True)
@@ -148,12 +154,13 @@ def naive_loss(prediction: Prediction, batch: Batch) -> Tensor:
 
 
 PRECISION = torch.bfloat16 if BF16 else torch.float32
-TWIN = "naive twin"
+TWIN, KEEPING_TWIN = TWINS = ("naive twin", "naive twin, memory kept")
 VARIANTS: Mapping[str, Callable[[], nn.Module]] = {
     "hard routing": partial(segmenter, "modality"),
     "top-1 gate": partial(segmenter, "gate", top_k=1),
     "dense gate": partial(segmenter, "gate"),
     TWIN: twin,
+    KEEPING_TWIN: twin,
 }
 PASSES: Mapping[str, Callable[[nn.Module], Step]] = {"inference": inference, "training step": training}
 
@@ -189,14 +196,45 @@ def a_batch() -> Batch:
     return Batch(tuple(f"exam/{number}" for number in range(8)), inputs, targets)
 
 
-def interleaved(steps: Mapping[str, Step], repeats: int) -> dict[str, tuple[float, ...]]:
-    """Median seconds of each step by the clock and of the processor, all run in turn `repeats` times after WARM rounds
-    that do not count."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for _ in range(WARM + repeats):
-        for name, run in steps.items():
-            times[name].append(timed(run))
-    return {name: tuple(map(median, zip(*values[WARM:]))) for name, values in times.items()}
+def interleaved(name: str, repeats: int) -> dict[str, tuple[float, ...]]:
+    """Median seconds of a step of the pass by the clock and of the processor, of each variant: all take turns `repeats`
+    times after WARM rounds that do not count."""
+    times: dict[str, list[tuple[float, ...]]] = {variant: [] for variant in VARIANTS}
+    with ExitStack() as open_processes:
+        servers = {variant: open_processes.enter_context(_server(variant, name)) for variant in VARIANTS}
+        for _ in range(WARM + repeats):
+            for variant, server in servers.items():
+                times[variant].append(_asked(server))
+    return {variant: tuple(map(median, zip(*values[WARM:]))) for variant, values in times.items()}
+
+
+def _server(variant: str, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, __file__, "--serve", variant, name]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _asked(server: subprocess.Popen[str]) -> tuple[float, ...]:
+    """Seconds of one step of another process. Raises SystemExit where it has ended."""
+    assert server.stdin is not None and server.stdout is not None
+    server.stdin.write("\n")
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    if not answer:
+        raise SystemExit("a process that measures has ended; was there enough memory?")
+    return tuple(map(float, answer.split()))
+
+
+def serve(run: Step) -> None:
+    """A step for each line of input; prints its seconds."""
+    for _ in sys.stdin:
+        print(*timed(run), flush=True)
+
+
+def started(variant: str, name: str) -> Step:
+    """A pass of a variant, in a process that keeps memory where `m4oe train` would, and where a twin is to."""
+    if variant == KEEPING_TWIN or (variant != TWIN and name == "training step"):
+        keep_memory()
+    return PASSES[name](VARIANTS[variant]())
 
 
 def timed(run: Step) -> tuple[float, float]:
@@ -224,9 +262,8 @@ def _flops_of_linear(x: Sequence[int], weight: Sequence[int], *rest: object, **h
     return 2 * x[0] * weight[0] * weight[1]
 
 
-def _memory(variant: str, name: str) -> float:
+def _memory(run: Step) -> float:
     """GB resident at most in the second of two steps (Linux only)."""
-    run = PASSES[name](VARIANTS[variant]())
     run()
     Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark reached while building
     run()
@@ -267,7 +304,7 @@ def _kind(operation: str) -> str:
 
 
 def _output(*arguments: str) -> str:
-    return subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":

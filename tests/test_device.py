@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import json
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -124,3 +126,35 @@ def test_a_real_accelerator_computes_in_what_it_was_given():
         product = torch.eye(8, device=where) @ torch.eye(8, device=where)
     assert product.is_cuda
     assert torch.equal(product.float().cpu(), torch.eye(8))
+
+
+FAULTS = """
+import resource, sys, torch
+from m4oe.device import keep_memory
+
+def work(times):
+    for _ in range(times):
+        torch.ones(2**24)
+
+assert "keep" not in sys.argv or keep_memory()
+work(20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work(5)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_is_kept_is_not_fetched_anew():
+    """Five times 64 MiB are 81,920 pages of 4 KiB, or 160 of 2 MiB."""
+
+    def faults(*how):
+        return int(subprocess.run([sys.executable, "-c", FAULTS, *how], check=True, capture_output=True).stdout)
+
+    assert faults() >= 100
+    assert faults("keep") < 10
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not device.keep_memory()

@@ -114,11 +114,12 @@ def train(
 ) -> None:
     """Train on the studies; predictions, metrics and contributions of the test split are part of it. Resumes."""
     from m4oe.config import load_config
-    from m4oe.device import resolve_device
+    from m4oe.device import keep_memory, resolve_device
     from m4oe.runs import train_run
 
     paths, overrides = _parted(studies)
     chosen = load_config(config, overrides)
+    keep_memory()
     train_run(paths, chosen, out, resolve_device(device), progress=_progress(quiet), tell=_teller(quiet))
     if not quiet:
         _print_metrics(json.loads((out / "metrics.json").read_text()), "test")
