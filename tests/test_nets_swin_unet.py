@@ -8,6 +8,7 @@ from torch import nn
 
 from m4oe.errors import UserError
 from m4oe.moe import Experts
+from m4oe.nets import biased_attention
 from m4oe.nets.stems import MeanSquares, PatchEnd, Spread, as_picture, linear
 from m4oe.nets.swin_block import RATIO, DenseFeedForward, SwinBlock, Tiling, WindowAttention, tile
 from m4oe.nets.swin_unet import Expand, Merge, SwinSpec, SwinUNet
@@ -73,6 +74,19 @@ def test_attention_equals_its_twin_without_padding(grid, shifted):
     weight = torch.randn_like(y)
     for mine, theirs in zip(*(torch.autograd.grad((z * weight).sum(), [x, *layer.parameters()]) for z in (y, twin))):
         assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("windows_with_a_bias", [1, 4])
+@pytest.mark.parametrize("at_once", [1, 6, 192])
+def test_each_way_of_attention_says_the_same(windows_with_a_bias, at_once, monkeypatch):
+    """Whole, by the library, and a few windows at a time: of 3 x 4 windows with 2 heads, 1, 3 or all."""
+    monkeypatch.setattr(biased_attention, "AT_ONCE", at_once)
+    torch.manual_seed(1)
+    qkv, bias = torch.randn(3, 4, 5, 3 * 8), torch.randn(windows_with_a_bias, 2, 5, 5)
+    bias[..., 1, 2:4] = float("-inf")
+    whole = biased_attention.BiasedAttention.apply(qkv, bias)
+    for way in biased_attention.in_the_cache, biased_attention.fused:
+        torch.testing.assert_close(way(qkv, bias), whole, rtol=0, atol=1e-6)
 
 
 def test_merge_takes_four_neighbours_and_pads_an_odd_grid():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from m4oe.batch import Routing
 from m4oe.moe import Experts
-from m4oe.nets.biased_attention import BiasedAttention
+from m4oe.nets.biased_attention import biased_attention
 
 # Of width D, a module (x (B, N, D), modality (B,) int64) -> (y (B, N, D), Routing | None).
 FeedForward = Callable[[int], nn.Module]
@@ -56,20 +56,9 @@ class WindowAttention(nn.Module):
         """x (B, h, w, D) -> (B, h, w, D)."""
         h, w = x.shape[1:3]
         rows, columns = tile(h, self.window, shifted), tile(w, self.window, shifted)
-        windows = _parted(x, rows, columns)
-        y = self._attended(self.qkv(windows), self._bias(h, w, rows, columns))
+        qkv = self.qkv(_parted(x, rows, columns))
+        y = biased_attention(qkv, self._bias(h, w, rows, columns).to(qkv.dtype))
         return _joined(self.out(y), h, w, rows, columns)
-
-    def _attended(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        """qkv (B, K, n, 3 D), bias (K or 1, heads, n, n) -> (B, K, n, D)."""
-        if bias.requires_grad and qkv.device.type == "cpu":
-            return BiasedAttention.apply(qkv, bias.to(qkv.dtype))
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        # Kernels want four axes: windows join the heads where each has its own bias, else the pictures.
-        axes = (1, 2) if len(bias) == q.shape[1] else (0, 1)
-        bias = bias.flatten(0, 1).unsqueeze(0).to(q.dtype)
-        y = F.scaled_dot_product_attention(*(part.flatten(*axes) for part in (q, k, v)), bias)
-        return y.unflatten(axes[0], q.shape[axes[0] : axes[1] + 1]).transpose(2, 3).flatten(3)
 
     def _bias(self, h: int, w: int, rows: Tiling, columns: Tiling) -> Tensor:
         """(K or 1, heads, n, n): bias of relative positions, -inf between tokens that do not see each other."""
