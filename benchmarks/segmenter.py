@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import accumulate
+from math import prod
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -251,7 +252,7 @@ def product_peak(dtype: torch.dtype, size: int = 2048) -> float:
 
 
 def _flops(run: Step) -> int:
-    """Floating-point operations of the products of a step, those of the fused kernel of experts included."""
+    """Floating-point operations of the products of a step, those of the fused kernel included."""
     fused = {} if FUSED is None else {FUSED: _flops_of_linear}
     with FlopCounterMode(display=False, custom_mapping=fused) as counter:
         run()
@@ -259,7 +260,7 @@ def _flops(run: Step) -> int:
 
 
 def _flops_of_linear(x: Sequence[int], weight: Sequence[int], *rest: object, **how: object) -> int:
-    return 2 * x[0] * weight[0] * weight[1]
+    return 2 * prod(x) * weight[0]
 
 
 def _memory(run: Step) -> float:

@@ -7,7 +7,7 @@ what one expert costs), all on the same rows, weighted (`blended`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from m4oe.moe.forms import Form, formed, reads_forms
 from m4oe.moe.perceptron import perceptron
 from m4oe.moe.precision import lowered
 
@@ -31,6 +32,7 @@ class Experts(nn.Module):
         self.bias_in = nn.Parameter(torch.empty(num_experts, hidden))
         self.weight_out = nn.Parameter(torch.empty(num_experts, hidden, width))
         self.bias_out = nn.Parameter(torch.empty(num_experts, width))
+        self.form: Form[list[tuple[Tensor, ...]]] = Form()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -48,7 +50,7 @@ class Experts(nn.Module):
 
     def grouped(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """(R, D) rows sorted by expert, `counts[e]` of expert e -> (R, D); those without rows are not run."""
-        shares = zip(x.split(list(counts)), self._apart())
+        shares = zip(x.split(list(counts)), self._apart(x))
         answers = [perceptron(rows, *expert) for rows, expert in shares if len(rows)]
         return answers[0] if len(answers) == 1 else torch.cat(answers) if answers else x
 
@@ -58,19 +60,21 @@ class Experts(nn.Module):
         Weighing answers costs a quarter of weighing hidden rows, which one wide product for all would ask for.
         """
         total = None
-        for share, expert in zip(weight.unsqueeze(-1).unbind(-2), self._apart()):
+        for share, expert in zip(weight.unsqueeze(-1).unbind(-2), self._apart(x)):
             answer = perceptron(x, *expert)
             share = share.to(answer.dtype)
             total = answer * share if total is None else torch.addcmul(total, answer, share)
         assert total is not None, "a gate without experts"
         return total
 
-    def _apart(self) -> Iterator[tuple[Tensor, ...]]:
-        """Weights and biases of one expert after the other.
+    def _apart(self, x: Tensor) -> Iterable[tuple[Tensor, ...]]:
+        """Weights and biases of one expert after the other, to be read by `perceptron` with rows like `x`.
 
-        In training in the precision of products; otherwise only the experts that run change theirs, when they do.
+        In training in the precision of products; otherwise in their form, or only the experts that run lower theirs.
         """
         stacks = self.weight_in, self.bias_in, self.weight_out, self.bias_out
+        if reads_forms(x):
+            return self.form.of(stacks, lambda: [_formed(*expert) for expert in zip(*stacks)])
         return zip(*(Apart.apply(stack) if torch.is_grad_enabled() else stack.unbind(0) for stack in stacks))
 
     def on_slots(self, slots: Tensor) -> Tensor:
@@ -78,6 +82,10 @@ class Experts(nn.Module):
         batch, experts, per_expert, width = slots.shape
         rows = self(slots.transpose(0, 1).reshape(experts, batch * per_expert, width))
         return rows.view(experts, batch, per_expert, width).transpose(0, 1)
+
+
+def _formed(weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> tuple[Tensor, ...]:
+    return formed(weight_in.T), bias_in.bfloat16(), formed(weight_out.T), bias_out.bfloat16()
 
 
 class Apart(torch.autograd.Function):

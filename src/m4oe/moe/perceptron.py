@@ -45,13 +45,15 @@ class Perceptron(torch.autograd.Function):
         return of_hidden @ weight_in.T, of_in, of_hidden.sum(0), of_out, gradient.sum(0)
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
-    """x @ weight + bias, after GELU if asked for; weight (D, F). No gradients.
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """x @ weight + bias, after GELU if asked for; weight (D, F), or its form (`forms.formed`). No gradients.
 
     In bfloat16 on a CPU by one fused kernel: `addmm` first writes the bias to every row, and reads it again.
     """
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and FUSED is not None:
-        return FUSED(x, weight.T, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+        weight = weight if weight.is_mkldnn else weight.T
+        return FUSED(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+    assert bias is not None, "a form, or a bias"
     y = torch.addmm(bias, x, weight)
     return F.gelu(y) if gelu else y
 

@@ -35,11 +35,12 @@ def in_the_cache(qkv: Tensor, bias: Tensor) -> Tensor:
     """A few windows at a time. No gradients."""
     windows, heads = qkv.shape[1], bias.shape[1]
     rows = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1))
-    places = torch.arange(len(rows)) % len(bias)
+    places = torch.arange(len(rows)) % windows
     answers = torch.empty_like(rows[:, :, 0])
     for some, place, answer in zip(*(part.split(max(1, AT_ONCE // heads)) for part in (rows, places, answers))):
         q, k, v = some.permute(2, 0, 3, 1, 4).flatten(1, 2)
-        answer.copy_(torch.bmm(_weights(q, k, bias[place].flatten(0, 1)), v).unflatten(0, (-1, heads)).transpose(1, 2))
+        own = bias[place] if len(bias) > 1 else bias.expand(len(place), -1, -1, -1)
+        answer.copy_(torch.bmm(_weights(q, k, own.flatten(0, 1)), v).unflatten(0, (-1, heads)).transpose(1, 2))
     return answers.flatten(2).unflatten(0, (-1, windows))
 
 

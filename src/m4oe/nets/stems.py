@@ -78,7 +78,8 @@ class Spread:
         of_tokens = ((weight * norm.weight) @ spread).flatten(0, 1)
         squares = MeanSquares.apply(*lowered(self.x, spread.flatten(0, 1)), norm.normalized_shape[0])
         y = F.linear(self.x, of_tokens).unflatten(3, (patch**2, -1))
-        y = y * (squares + norm.eps).rsqrt().unsqueeze(-1).to(y.dtype) + (weight @ norm.bias + bias).to(y.dtype)
+        scale = (squares + norm.eps).rsqrt().unsqueeze(-1)
+        y = torch.addcmul((weight @ norm.bias + bias).to(y.dtype), y, scale.to(y.dtype))
         return y.unflatten(3, (patch, patch))
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from m4oe.batch import Routing
 from m4oe.moe import Experts
+from m4oe.moe.forms import Linear
+from m4oe.moe.precision import lowered
 from m4oe.nets.biased_attention import biased_attention
 
 # Of width D, a module (x (B, N, D), modality (B,) int64) -> (y (B, N, D), Routing | None).
@@ -47,8 +49,8 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.window = heads, window
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
 
@@ -56,7 +58,7 @@ class WindowAttention(nn.Module):
         """x (B, h, w, D) -> (B, h, w, D)."""
         h, w = x.shape[1:3]
         rows, columns = tile(h, self.window, shifted), tile(w, self.window, shifted)
-        qkv = self.qkv(_parted(x, rows, columns))
+        qkv = self.qkv(_parted(*lowered(x), rows, columns))  # lowered first: half as much is moved
         y = biased_attention(qkv, self._bias(h, w, rows, columns).to(qkv.dtype))
         return _joined(self.out(y), h, w, rows, columns)
 

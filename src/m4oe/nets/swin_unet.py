@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m4oe.batch import Routing
+from m4oe.moe.forms import Linear
+from m4oe.moe.precision import lowered
 from m4oe.nets.stems import STEMS, Spread
 from m4oe.nets.swin_block import FeedForward, SwinBlock
 
@@ -44,7 +46,7 @@ class Merge(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * width)
-        self.reduce = nn.Linear(4 * width, 2 * width, bias=False)
+        self.reduce = Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
@@ -59,7 +61,7 @@ class Expand(nn.Module):
     def __init__(self, width: int, out: int, factor: int = 2) -> None:
         super().__init__()
         self.factor = factor
-        self.spread = nn.Linear(width, factor**2 * out, bias=False)
+        self.spread = Linear(width, factor**2 * out, bias=False)
         self.norm = nn.LayerNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,12 +75,12 @@ class Decode(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.expand = Expand(2 * width, width)
-        self.join = nn.Linear(2 * width, width)
+        self.join = Linear(2 * width, width)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x (B, ceil h/2, ceil w/2, 2D), skip (B, h, w, D) -> (B, h, w, D)."""
         h, w = skip.shape[1:3]
-        return self.join(torch.cat([self.expand(x)[:, :h, :w], skip], -1))
+        return self.join(torch.cat(lowered(self.expand(x)[:, :h, :w], skip), -1))
 
 
 class SwinUNet(nn.Module):
