@@ -1,6 +1,6 @@
 """The segmenter at the paper's size against its naive twin: time, peak memory, share of what the machine can do.
 
-    python benchmarks/segmenter.py [--repeats 5]      prints Markdown tables; Linux; takes minutes and about 8 GB
+    python benchmarks/segmenter.py [--repeats 5]      prints Markdown tables; Linux; takes minutes and about 20 GB
 
 Preset `paper` with three experts in both halves and heads of 14, 3 and 16 classes, 224 px, batches of 8 slices of
 three modalities. Ours, in bfloat16 where the processor is fast at it, with hard routing, a top-1 gate and the dense
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from m4oe.batch import Batch, Prediction, Rows
 from m4oe.config import Phase, load_config
 from m4oe.device import has_fast_bf16, keep_memory
+from m4oe.moe.forms import lay_out
 from m4oe.moe.perceptron import FUSED
 from m4oe.nets.build import build_model
 from m4oe.schema import Schema, Stream, TaskSpec
@@ -120,6 +121,8 @@ class Twin(nn.Module):
 
 def inference(network: nn.Module) -> Step:
     network.eval()
+    if not isinstance(network, Twin):
+        lay_out(network)
     batch = a_batch()
 
     def run() -> Prediction:
@@ -217,12 +220,11 @@ def _server(variant: str, name: str) -> subprocess.Popen[str]:
 def _asked(server: subprocess.Popen[str]) -> tuple[float, ...]:
     """Seconds of one step of another process. Raises SystemExit where it has ended."""
     assert server.stdin is not None and server.stdout is not None
+    if server.poll() is not None:
+        raise SystemExit("a process that measures has ended; was there enough memory?")
     server.stdin.write("\n")
     server.stdin.flush()
-    answer = server.stdout.readline()
-    if not answer:
-        raise SystemExit("a process that measures has ended; was there enough memory?")
-    return tuple(map(float, answer.split()))
+    return tuple(map(float, server.stdout.readline().split()))
 
 
 def serve(run: Step) -> None:
@@ -285,7 +287,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 def profile_table(name: str) -> None:
     """Print where the time of a pass with hard routing goes, by kind of operation."""
-    run = PASSES[name](VARIANTS["hard routing"]())
+    run = started("hard routing", name)
     run()
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,15 @@ class Said:
 
 
 @pytest.fixture
-def m4oe(monkeypatch, capsys) -> Callable[..., Said]:
+def kept(monkeypatch) -> list[bool]:
+    """An entry for each time that memory would have been kept, which this process could not undo."""
+    times: list[bool] = []
+    monkeypatch.setattr("m4oe.device.keep_memory", lambda: times.append(True))
+    return times
+
+
+@pytest.fixture
+def m4oe(kept, monkeypatch, capsys) -> Callable[..., Said]:
     """m4oe("check", path): the real command, in this process; an exception other than its exit is a failure."""
 
     def run(*words: object) -> Said:
@@ -114,6 +123,14 @@ def test_an_interruption_says_how_to_go_on(m4oe, retina, monkeypatch):
     monkeypatch.setattr("m4oe.data.check.check_studies", stopped)
     said = m4oe("check", retina)
     assert said.code == 130 and "the same command goes on" in said.err
+
+
+def test_training_alone_keeps_memory(m4oe, kept, retina, tmp_path, monkeypatch):
+    m4oe("check", retina)
+    assert not kept
+    monkeypatch.setattr("m4oe.runs.train_run", lambda *words, **how: sys.exit(0))
+    m4oe("train", retina, "-o", tmp_path / "run", "--device", "cpu")
+    assert kept == [True]
 
 
 # ---- bad input

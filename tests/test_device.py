@@ -151,10 +151,10 @@ def test_memory_that_is_kept_is_not_fetched_anew():
     def faults(*how):
         return int(subprocess.run([sys.executable, "-c", FAULTS, *how], check=True, capture_output=True).stdout)
 
-    assert faults() >= 100
-    assert faults("keep") < 10
+    assert faults("keep") < faults() / 10
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("asked a library"))
     assert not device.keep_memory()

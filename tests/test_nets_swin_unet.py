@@ -78,15 +78,17 @@ def test_attention_equals_its_twin_without_padding(grid, shifted):
 
 @pytest.mark.parametrize("windows_with_a_bias", [1, 4])
 @pytest.mark.parametrize("at_once", [1, 6, 192])
-def test_each_way_of_attention_says_the_same(windows_with_a_bias, at_once, monkeypatch):
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 0.03)])
+def test_each_way_of_attention_says_the_same(windows_with_a_bias, at_once, dtype, rounding, monkeypatch):
     """Whole, by the library, and a few windows at a time: of 3 x 4 windows with 2 heads, 1, 3 or all."""
     monkeypatch.setattr(biased_attention, "AT_ONCE", at_once)
     torch.manual_seed(1)
-    qkv, bias = torch.randn(3, 4, 5, 3 * 8), torch.randn(windows_with_a_bias, 2, 5, 5)
+    qkv, bias = torch.randn(3, 4, 5, 3 * 8).to(dtype), torch.randn(windows_with_a_bias, 2, 5, 5).to(dtype)
     bias[..., 1, 2:4] = float("-inf")
     whole = biased_attention.BiasedAttention.apply(qkv, bias)
+    assert whole.dtype == dtype
     for way in biased_attention.in_the_cache, biased_attention.fused:
-        torch.testing.assert_close(way(qkv, bias), whole, rtol=0, atol=1e-6)
+        torch.testing.assert_close(way(qkv, bias), whole, rtol=0, atol=rounding)
 
 
 def test_merge_takes_four_neighbours_and_pads_an_odd_grid():

@@ -118,9 +118,10 @@ def train(
     from m4oe.runs import train_run
 
     paths, overrides = _parted(studies)
-    chosen = load_config(config, overrides)
-    keep_memory()
-    train_run(paths, chosen, out, resolve_device(device), progress=_progress(quiet), tell=_teller(quiet))
+    chosen, place = load_config(config, overrides), resolve_device(device)
+    if place.type == "cpu":
+        keep_memory()
+    train_run(paths, chosen, out, place, progress=_progress(quiet), tell=_teller(quiet))
     if not quiet:
         _print_metrics(json.loads((out / "metrics.json").read_text()), "test")
         _print(f"next: m4oe report {out}")

@@ -21,8 +21,8 @@ _PRESENT: Mapping[str, Callable[[], bool]] = {  # in the order in which "auto" p
     "mps": torch.backends.mps.is_available,
     "cpu": lambda: True,
 }
-# Of glibc's mallopt (malloc.h): large pieces from the heap too, which grows 64 MiB at a time and is kept up to 2 GiB.
-_KEEPING = {"M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 2**26), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
+# Of glibc's mallopt (malloc.h): large pieces from the heap too, which grows 64 MiB at a time and is never trimmed.
+_KEEPING = {"M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 2**26), "M_TRIM_THRESHOLD": (-1, -1)}
 _LIBRARIES = ("m4oe", "torch", "numpy", "pandas", "monai", "transformers", "lightning", "scikit-learn")
 
 
@@ -90,10 +90,10 @@ def peak_memory(device: torch.device) -> int | None:
 def keep_memory() -> bool:
     """From now on this process keeps what its tensors free, for the next ones; False where the C library is not glibc.
 
-    By itself glibc hands pieces of over 32 MiB back to the system, and has them anew page by page, which takes an
-    eighth of a segmenter's step on a CPU. For a process that does nothing but train: it cannot be undone.
+    By itself glibc hands pieces of over 32 MiB back to the system, and has them anew page by page, which takes a tenth
+    of a segmenter's step on a CPU. For a process of our own, since it cannot be undone.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)

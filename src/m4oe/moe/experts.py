@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from m4oe.moe.forms import Form, formed, reads_forms
+from m4oe.moe.forms import LaidOut, laid_out
 from m4oe.moe.perceptron import perceptron
 from m4oe.moe.precision import lowered
 
 
-class Experts(nn.Module):
+class Experts(LaidOut):
     """E two-layer perceptrons with GELU, stacked, so that one batched matrix product runs them all.
 
     Parameters: `weight_in` (E, D, F), `bias_in` (E, F), `weight_out` (E, F, D), `bias_out` (E, D).
@@ -32,7 +32,6 @@ class Experts(nn.Module):
         self.bias_in = nn.Parameter(torch.empty(num_experts, hidden))
         self.weight_out = nn.Parameter(torch.empty(num_experts, hidden, width))
         self.bias_out = nn.Parameter(torch.empty(num_experts, width))
-        self.form: Form[list[tuple[Tensor, ...]]] = Form()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -73,19 +72,20 @@ class Experts(nn.Module):
         In training in the precision of products; otherwise in their form, or only the experts that run lower theirs.
         """
         stacks = self.weight_in, self.bias_in, self.weight_out, self.bias_out
-        if reads_forms(x):
-            return self.form.of(stacks, lambda: [_formed(*expert) for expert in zip(*stacks)])
+        if self.reads_form(x):
+            return self.form
         return zip(*(Apart.apply(stack) if torch.is_grad_enabled() else stack.unbind(0) for stack in stacks))
+
+    def laid_out(self) -> list[tuple[Tensor, ...]]:
+        """Of each expert, in the order of `perceptron`."""
+        stacks = (stack.detach() for stack in (self.weight_in, self.bias_in, self.weight_out, self.bias_out))
+        return [(laid_out(a.T), b.bfloat16(), laid_out(c.T), d.bfloat16()) for a, b, c, d in zip(*stacks)]
 
     def on_slots(self, slots: Tensor) -> Tensor:
         """(B, E, S, D) slots -> (B, E, S, D): the exams' slots of one expert become its rows."""
         batch, experts, per_expert, width = slots.shape
         rows = self(slots.transpose(0, 1).reshape(experts, batch * per_expert, width))
         return rows.view(experts, batch, per_expert, width).transpose(0, 1)
-
-
-def _formed(weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> tuple[Tensor, ...]:
-    return formed(weight_in.T), bias_in.bfloat16(), formed(weight_out.T), bias_out.bfloat16()
 
 
 class Apart(torch.autograd.Function):

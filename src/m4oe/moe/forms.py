@@ -1,4 +1,4 @@
-"""The form in which a CPU's bfloat16 products take weights: made once for all batches, where nothing is trained.
+"""The form in which a CPU's bfloat16 products take weights, made once for all batches that are predicted.
 
 Autocast lowers every weight in every batch, and a product then lays it out anew, which together take a twentieth to an
 eighth of a segmenter's prediction.
@@ -6,68 +6,66 @@ eighth of a segmenter's prediction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from m4oe.moe.perceptron import FUSED, affine
 
-Made = TypeVar("Made")
+
+def lay_out(network: nn.Module) -> None:
+    """From now on layers of `network` read their weights in this form where they can (`LaidOut.reads_form`).
+
+    Their weights must then stay as they are, until the network is to be trained again: `train()` forgets the form.
+    """
+    for layer in network.modules():
+        if isinstance(layer, LaidOut) and REORDER is not None:
+            layer.form = layer.laid_out()
 
 
-class Form(Generic[Made]):
-    """What is made of parameters, kept until they change; a copy of the module that holds it makes its own."""
+class LaidOut(nn.Module):
+    """A layer that can be laid out. `form` is not among its weights, and is left out where it is copied."""
 
-    def __init__(self) -> None:
-        self._key: list[tuple[int, int]] | None = None
-        self._made: Made | None = None
+    form: Any = None
 
-    def of(self, parameters: Sequence[Tensor], make: Callable[[], Made]) -> Made:
-        key = [(part.data_ptr(), 0 if part.is_inference() else part._version) for part in parameters]
-        if self._made is None or key != self._key:
-            self._made, self._key = make(), key
-        return self._made
+    def laid_out(self) -> Any:
+        raise NotImplementedError
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Form[Made]:
-        return Form()
+    def reads_form(self, x: Tensor) -> bool:
+        """Whether rows like `x` are to meet the form: without gradients, in bfloat16 by autocast, on a CPU."""
+        return (
+            self.form is not None
+            and not torch.is_grad_enabled()
+            and x.device.type == "cpu"
+            and x.dtype != torch.float64
+            and torch.is_autocast_enabled("cpu")
+            and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.form = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "form": None}
 
 
-class Linear(nn.Linear):
-    """torch's, but that prediction reads its weights in their form."""
+class Linear(LaidOut, nn.Linear):
+    """torch's, which can be laid out."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, bias)
-        self.form: Form[tuple[Tensor, Tensor | None]] = Form()
+    def laid_out(self) -> tuple[Tensor, Tensor | None]:
+        return laid_out(self.weight), None if self.bias is None else self.bias.detach().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not reads_forms(x):
-            return super().forward(x)
-        parts = [self.weight] if self.bias is None else [self.weight, self.bias]
-        weight, bias = self.form.of(parts, lambda: (formed(self.weight), _lowered(self.bias)))
-        return affine(x.bfloat16(), weight, bias)
+        return affine(x.bfloat16(), *self.form) if self.reads_form(x) else super().forward(x)
 
 
-def reads_forms(x: Tensor) -> bool:
-    """Whether products of `x` can: without gradients, in bfloat16 by autocast, on a CPU that has the kernels."""
-    return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and REORDER is not None
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
-
-
-def formed(weight: Tensor) -> Tensor:
+def laid_out(weight: Tensor) -> Tensor:
     """The form of a weight (F, D), for `perceptron.affine`; opaque, but for its shape."""
-    assert REORDER is not None, "asked for without `reads_forms`"
+    assert REORDER is not None, "asked for by `lay_out` alone"
     return REORDER(weight.detach().bfloat16().contiguous())
-
-
-def _lowered(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().bfloat16()
 
 
 REORDER = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None) if FUSED is not None else None

@@ -46,7 +46,7 @@ class Perceptron(torch.autograd.Function):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """x @ weight + bias, after GELU if asked for; weight (D, F), or its form (`forms.formed`). No gradients.
+    """x @ weight + bias, after GELU if asked for; weight (D, F), or its form (`forms.laid_out`). No gradients.
 
     In bfloat16 on a CPU by one fused kernel: `addmm` first writes the bias to every row, and reads it again.
     """

@@ -35,7 +35,7 @@ def in_the_cache(qkv: Tensor, bias: Tensor) -> Tensor:
     """A few windows at a time. No gradients."""
     windows, heads = qkv.shape[1], bias.shape[1]
     rows = qkv.flatten(0, 1).unflatten(-1, (3, heads, -1))
-    places = torch.arange(len(rows)) % windows
+    places = torch.arange(len(rows), device=qkv.device) % windows
     answers = torch.empty_like(rows[:, :, 0])
     for some, place, answer in zip(*(part.split(max(1, AT_ONCE // heads)) for part in (rows, places, answers))):
         q, k, v = some.permute(2, 0, 3, 1, 4).flatten(1, 2)

@@ -44,7 +44,7 @@ class Thresholds(nn.Module):
 
 
 class AdditiveHead(nn.Module):
-    """Each input speaks for itself: a linear logit of what its tokens hold at most and on average.
+    """Each input has a part of its own: a linear logit of what its tokens hold at most and on average.
 
     Nothing nonlinear comes after the sum over inputs: a logit *is* the sum of its inputs' signed parts and the bias.
     The maximum over an input's tokens, feature by feature, is what lets a small finding be learned: under a mean, or
@@ -55,8 +55,8 @@ class AdditiveHead(nn.Module):
     average one, an input from which nothing can be learned is not given a constant part that others take back, and a
     fresh head does not shift logits away from the prevalence.
 
-    Of two views that say the same, one alone would say half. So each input speaks by a factor, 1 + the sum over absent
-    inputs of a learned number for the pair, 0 at first: the one that is there stands in for the one that is not.
+    Of two views that say the same, one alone would say half. So a part is multiplied by 1 + the sum over absent inputs
+    of a learned number for the pair, 0 at first: the input that is there stands in for the one that is not.
     """
 
     usual: Tensor  # (I, 2D), a running mean

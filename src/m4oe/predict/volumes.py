@@ -18,6 +18,7 @@ from m4oe.data.table import Cohort
 from m4oe.errors import UserError
 from m4oe.masks import Mask, label_set, largest_components
 from m4oe.moe import ModalityRouter
+from m4oe.moe.forms import lay_out
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.predict.exams import Predictor
 from m4oe.predict.goals import Goal, goals_for, stream_for
@@ -34,6 +35,7 @@ class VolumePredictor:
         self.artifact, self.schema = artifact, artifact.schema
         self.device = torch.device(device)
         self.network = artifact.network.to(self.device).eval()
+        lay_out(self.network)
         self.settings = artifact.model.segmenter
         # With routing by modality a picture of an unknown one has no expert; a gate looks at the picture itself.
         self.any_modality = not any(isinstance(module, ModalityRouter) for module in self.network.modules())

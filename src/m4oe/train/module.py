@@ -125,8 +125,8 @@ class Training(pl.LightningModule):
             self.trainer.should_stop = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; vectors (norms, biases, scales) are not decayed, and heads neither: they learn at HEAD_PACE, gates at
-        GATE_PACE."""
+        """AdamW; vectors (norms, biases, scales) are not decayed, and heads' weights neither: they learn at HEAD_PACE,
+        gates at GATE_PACE."""
         used = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
         heads = {name for name in used if name.endswith("head.value.weight")}
         gates = {name for name in used if ".gate." in name}
