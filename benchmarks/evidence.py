@@ -244,15 +244,16 @@ COMMANDS = """## Commands
 python -c "from m4oe.data.phantoms import write_breast; write_breast('breast', seed=900, exams=1600)"
 sed -i 's/0.7, 0.15, 0.15/0.35, 0.08, 0.57/' breast/study.yaml  # as many exams as usual to learn from, many to test
 m4oe compare breast/study.yaml -o OUT1 -c benchmarks/comparison_breast.yaml
+m4oe compare breast/study.yaml -o OUT2 -c benchmarks/comparison_breast_longer.yaml
 python -c "from m4oe.data.phantoms import write_breast; write_breast('smaller', seed=900)"
-m4oe compare smaller/study.yaml -o OUT2 -c benchmarks/comparison_breast_ablations.yaml
+m4oe compare smaller/study.yaml -o OUT3 -c benchmarks/comparison_breast_ablations.yaml
 python benchmarks/mias.py DATA -o mias  # which drafts the study
-m4oe compare mias/study.yaml -o OUT3 -c benchmarks/comparison_mias.yaml
-python benchmarks/truth.py -o OUT4 --jobs 2 --only shipped
-python benchmarks/truth.py -o OUT5 --jobs 2 --only clarity train.max_epochs=10
-python benchmarks/truth.py -o OUT6 --jobs 2 --seeds 701 702 703 --only cmi train.max_epochs=8
-python benchmarks/evidence.py "Breast phantom=OUT1" "Breast phantom, M4oE changed=OUT2" "Mini-MIAS=OUT3" \\
-    --truth OUT4 OUT5 OUT6 --doc docs/evidence.md
+m4oe compare mias/study.yaml -o OUT4 -c benchmarks/comparison_mias.yaml
+python benchmarks/truth.py -o OUT5 --jobs 2 --only shipped
+python benchmarks/truth.py -o OUT6 --jobs 2 --only clarity train.max_epochs=10
+python benchmarks/truth.py -o OUT7 --jobs 2 --seeds 701 702 703 --only cmi train.max_epochs=8
+python benchmarks/evidence.py "Breast phantom=OUT1" "Breast phantom, at full length=OUT2" \\
+    "Breast phantom, M4oE changed=OUT3" "Mini-MIAS=OUT4" --truth OUT5 OUT6 OUT7 --doc docs/evidence.md
 ```
 """
 
