@@ -17,6 +17,7 @@ import m4oe
 from m4oe.artifact import load_artifact
 from m4oe.config import Phase
 from m4oe.data.table import load_cohort
+from m4oe.moe.forms import REORDER, LaidOut
 from m4oe.nets.build import build_model
 from m4oe.predict import VolumePredictor
 from m4oe.runs import evaluate_run, predict_run
@@ -177,3 +178,11 @@ def test_hard_routing_refuses_a_modality_that_it_does_not_know(run, tmp_path):
         assert [len(part.masks) for part in parts] == [modality == "mr"]
     assert failed.keys() == {"contrast_mr/e0"}
     assert "by modality: such was never trained; known: ct (kind ct), mr (kind mr)" in failed["contrast_mr/e0"]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_weights_are_laid_out_where_a_cpu_is_fast_at_bfloat16(run, fast, monkeypatch):
+    monkeypatch.setattr("m4oe.predict.volumes.has_fast_bf16", lambda device: fast)
+    layers = VolumePredictor(load_artifact(run)).network.modules()
+    laid_out = [layer.form is not None for layer in layers if isinstance(layer, LaidOut)]
+    assert laid_out and all(said == (fast and REORDER is not None) for said in laid_out)

@@ -15,7 +15,7 @@ from m4oe.moe.perceptron import FUSED, affine
 
 
 def lay_out(network: nn.Module) -> None:
-    """From now on layers of `network` read their weights in this form where they can (`LaidOut.reads_form`).
+    """From now on layers of `network`, on a CPU, read their weights in this form where they can (`LaidOut.reads_form`).
 
     Their weights must then stay as they are, until the network is to be trained again: `train()` forgets the form.
     """

@@ -15,6 +15,7 @@ from m4oe.data.dataset import ExamDataset, located
 from m4oe.data.readers import Picture, read_picture
 from m4oe.data.samples import given_picture, stream_named
 from m4oe.data.table import Cohort
+from m4oe.device import has_fast_bf16
 from m4oe.errors import UserError
 from m4oe.masks import Mask, label_set, largest_components
 from m4oe.moe import ModalityRouter
@@ -35,7 +36,8 @@ class VolumePredictor:
         self.artifact, self.schema = artifact, artifact.schema
         self.device = torch.device(device)
         self.network = artifact.network.to(self.device).eval()
-        lay_out(self.network)
+        if self.device.type == "cpu" and has_fast_bf16(self.device):
+            lay_out(self.network)
         self.settings = artifact.model.segmenter
         # With routing by modality a picture of an unknown one has no expert; a gate looks at the picture itself.
         self.any_modality = not any(isinstance(module, ModalityRouter) for module in self.network.modules())
