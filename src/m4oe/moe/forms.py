@@ -6,6 +6,7 @@ eighth of a segmenter's prediction.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import torch
@@ -24,13 +25,14 @@ def lay_out(network: nn.Module) -> None:
             layer.form = layer.laid_out()
 
 
-class LaidOut(nn.Module):
+class LaidOut(nn.Module, ABC):
     """A layer that can be laid out. `form` is not among its weights, and is left out where it is copied."""
 
     form: Any = None
 
+    @abstractmethod
     def laid_out(self) -> Any:
-        raise NotImplementedError
+        """What `form` becomes."""
 
     def reads_form(self, x: Tensor) -> bool:
         """Whether rows like `x` are to meet the form: without gradients, in bfloat16 by autocast, on a CPU."""

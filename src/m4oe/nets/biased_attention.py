@@ -63,7 +63,7 @@ class BiasedAttention(torch.autograd.Function):
         parts = qkv.unflatten(-1, (3, bias.shape[1], -1)).permute(3, 0, 1, 4, 2, 5).flatten(1, 3)
         q, k, v = parts
         every = bias.expand(batch, windows, *bias.shape[1:]).flatten(0, 2)
-        weight = torch.baddbmm(every, q, k.mT, alpha=q.shape[-1] ** -0.5).softmax(-1)
+        weight = _weights(q, k, every)
         ctx.save_for_backward(parts, weight)
         ctx.of_bias = len(bias), *bias.shape[1:]
         return torch.bmm(weight, v).view(batch, windows, -1, n, q.shape[-1]).transpose(2, 3).flatten(3)
