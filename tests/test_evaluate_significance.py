@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from m4oe.evaluate.delong import delong, delong_test
 from m4oe.evaluate.exams import read_exams
-from m4oe.evaluate.significance import drawn, holm, over_seeds, p_value
+from m4oe.evaluate.significance import Drawn, difference, drawn, holm, mean_over_seeds
 from m4oe.schema import Schema
 from task_examples import TASKS
 from test_evaluate import binary
@@ -75,37 +76,77 @@ def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_order(p):
     assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
 
 
-def test_p_counts_the_smaller_tail_twice():
-    """Of 99 draws 4 are at most 0: 2 x (4 + 1) / 100. It is never 0, and 1 where nothing differs."""
-    draws = np.concatenate([np.full(4, -1.0), np.full(95, 1.0)])
-    assert p_value(draws) == p_value(-draws) == pytest.approx(0.1)
-    assert p_value(np.ones(99)) == pytest.approx(0.02)
-    assert p_value(np.zeros(50)) == 1.0
-    assert p_value(np.full(9, np.nan)) is None and p_value(np.empty(0)) is None
+def trained(values, draws=None, patients=10_000) -> Drawn:
+    """Trainings of these values; without draws, patients bring no chance."""
+    values = np.array(values, float)
+    return Drawn(values, np.repeat(values[:, None], 50, 1) if draws is None else np.asarray(draws, float), patients)
 
 
-def test_the_mean_over_seeds_varies_as_a_mean_of_seeds_does():
-    """Without patients' chance, seeds of values x have a mean of variance var(x, ddof=1) / S."""
-    values = np.array([0.1, 0.4, 0.5, 0.9])
-    draws = over_seeds(np.repeat(values[:, None], 40_000, 1), np.random.default_rng(0))
-    assert draws.var() == pytest.approx(values.var(ddof=1) / 4, rel=0.05)
-    assert draws.mean() == pytest.approx(values.mean(), abs=0.01)
+def test_trainings_alone_make_students_interval():
+    """Three values have two degrees of freedom: SciPy's interval of their mean, and Welch's test of two means."""
+    one, two = [0.90, 0.96, 0.95], [0.87, 0.88, 0.86, 0.87]
+    low, high = mean_over_seeds(trained(one)).interval()
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, np.mean(one), stats.sem(one)))
+    welch = stats.ttest_ind(one, two, equal_var=False)
+    found = difference(trained(one), trained(two))
+    assert found.p_value() == pytest.approx(welch.pvalue)
+    assert found.interval() == pytest.approx(tuple(welch.confidence_interval()))
 
 
-def test_patients_and_seeds_add_up():
-    """A mean of P patients' values under S seeds: variance of patients / P, and of seeds / S, within 10 %."""
-    rng = np.random.default_rng(3)
-    patients, seeds = rng.normal(size=200), np.array([-0.2, 0.0, 0.3])
-    weights = rng.multinomial(200, np.full(200, 1 / 200), 20_000)
-    draws = over_seeds((weights @ patients / 200)[None] + seeds[:, None], rng)
-    assert draws.var() == pytest.approx(patients.var() / 200 + seeds.var(ddof=1) / 3, rel=0.1)
+def test_patients_alone_make_the_bootstraps_normal_interval():
+    """One training of 10,000 patients: 1.96 standard deviations of its draws each way."""
+    draws = np.random.default_rng(0).normal(0.8, 0.02, (1, 5000))
+    low, high = mean_over_seeds(trained([0.8], draws)).interval()
+    assert (low, high) == pytest.approx((0.8 - 1.96 * draws.std(), 0.8 + 1.96 * draws.std()), abs=1e-4)
 
 
-def test_one_seed_has_no_variance_of_seeds_and_an_undefined_draw_stays_undefined():
-    draws = np.array([[1.0, np.nan, 3.0]])
-    np.testing.assert_array_equal(over_seeds(draws, np.random.default_rng(0)), draws[0])
-    two = over_seeds(np.array([[np.nan] * 500, [1.0] * 500]), np.random.default_rng(0))
-    assert set(two[np.isfinite(two)]) == {1.0} and 0.3 < np.isnan(two).mean() < 0.7
+def test_patients_and_trainings_add_up():
+    """Patients: variance .0004, 99 degrees of freedom; trainings .9, .8, .7: .01 / 3, two. By Welch and Satterthwaite
+    (.0004 + .01 / 3)^2 / (.0004^2 / 99 + (.01 / 3)^2 / 2) = 2.508."""
+    patients = np.where(np.arange(50) % 2, 0.02, -0.02)
+    found = mean_over_seeds(trained([0.9, 0.8, 0.7], np.array([[0.9], [0.8], [0.7]]) + patients, 100))
+    assert found.variance == pytest.approx(0.0004 + 0.01 / 3)
+    assert found.freedom == pytest.approx(2.508, abs=0.001)
+
+
+def test_what_two_models_share_of_patients_is_no_difference():
+    draws = np.random.default_rng(0).normal(0.8, 0.05, (2, 500))
+    found = difference(trained([0.8, 0.8], draws, 100), trained([0.7, 0.7], draws - 0.1, 100))
+    assert found.value == pytest.approx(0.1) and found.variance == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("of_patients, of_trainings", [(1.0, 0.0), (1.0, 1.0), (0.3, 1.0), (0.0, 1.0)])
+def test_of_equal_models_one_in_twenty_is_told_apart_and_one_in_a_thousand_of_a_thousand(of_patients, of_trainings):
+    """Three trainings of each of two equal models, 2000 times, whatever chance is of. A bootstrap of three seeds calls
+    one in nine different where chance is of training, and one in twelve at p < .001, where Holm has to look."""
+    rng, p = np.random.default_rng(7), []
+    for _ in range(2000):
+        patients = of_patients * rng.normal(size=(2, 1))
+        values = patients + of_trainings * rng.normal(size=(2, 3))
+        draws = values[:, :, None] + of_patients * rng.normal(size=(2, 1, 300))
+        found = difference(*(Drawn(value, draw, 500) for value, draw in zip(values, draws)))
+        p.append(found.p_value())
+    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.065 and np.mean(np.array(p) < 0.001) < 0.006
+
+
+def test_p_has_no_floor():
+    """Of however many comparisons: a difference of 20 standard errors stays one, times a thousand."""
+    draws = np.random.default_rng(0).normal(0, 0.01, (2, 1, 200))
+    found = difference(trained([0.9], 0.9 + draws[0]), trained([0.6], 0.6 + draws[1]))
+    assert 1000 * found.p_value() < 1e-6
+
+
+def test_equal_values_do_not_differ_and_what_never_varies_cannot_be_tested():
+    assert difference(trained([0.8]), trained([0.8])).p_value() == 1.0
+    assert difference(trained([0.8]), trained([0.7])).p_value() is None
+    few = mean_over_seeds(trained([0.8], np.empty((1, 0))))
+    assert few.value == 0.8 and few.interval() is None and few.p_value() is None
+
+
+def test_draws_that_are_undefined_are_left_out_and_most_must_be_defined():
+    draws = np.where(np.arange(100) % 4, np.linspace(0.7, 0.9, 100), np.nan)[None]
+    assert mean_over_seeds(trained([0.8], draws)).variance == pytest.approx(np.nanvar(draws))
+    assert mean_over_seeds(trained([0.8], np.where(np.arange(100) < 51, np.nan, draws))).interval() is None
 
 
 def exams_of(table):

@@ -22,7 +22,7 @@ class Comparison(Facts):
     the config} · seeds: of training; splits are those of the studies · config: of all trainings, a file or what would
     stand in one · learning_rates: tried for every variant alike with the first seed, the best on validation goes on;
     none: the config's own · jobs: processes at a time, none: one a core · reference: the variant to which all others
-    are compared, none: the first · resamples: of patients and seeds.
+    are compared, none: the first · resamples: of patients.
     """
 
     variants: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import m4oe.report
 from m4oe.compare.competition import section
 from m4oe.compare.forest import forest
 from m4oe.compare.reading import mark, title_of
-from m4oe.report.words import MEASURES, measure, number, plain, title
+from m4oe.report.words import MEASURES, measure, number, plain, signed, title
 
 MEBIBYTE = 2**20
 
@@ -27,6 +27,7 @@ def render(content: Mapping[str, Any]) -> str:
         tasks=[(name, title(name), measure(about["metric"]).name) for name, about in content["tasks"].items()],
         rows=[_row(content, name) for name in content["variants"]],
         forests=[forest(content, task) for task in content["best"]],
+        pairs=[_pair(content, name, task) for name, found in content["pairs"].items() for task in found],
         details=[_detail(content, name, task) for task in content["best"] for name in content["variants"]],
         competition=section(content["competition"]) if content["competition"] else None,
         measures=[MEASURES[name] for name in _metrics(content) if name in MEASURES],
@@ -93,6 +94,19 @@ def _notes(row: Mapping[str, Any]) -> str:
         if words:
             parts.append(f"{plain(task)}: {words}" if task else words)
     return "; ".join(parts)
+
+
+def _pair(content: Mapping[str, Any], name: str, task: str) -> dict[str, str]:
+    one, other = content["pairs"][name][task], content["variants"][name]["pair"]
+    span = "" if one["low"] is None else f"{signed(one['low'], 3)} to {signed(one['high'], 3)}"
+    return {
+        "variant": title_of(content, name),
+        "pair": title_of(content, other),
+        "task": title(task),
+        "value": signed(one["value"], 3),
+        "span": span,
+        "p_holm": _p(one["p_holm"]),
+    }
 
 
 def _detail(content: Mapping[str, Any], name: str, task: str) -> dict[str, Any]:

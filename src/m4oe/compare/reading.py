@@ -11,7 +11,7 @@ from m4oe.report.words import measure, plain, plural, signed
 
 def reading(content: Mapping[str, Any]) -> list[str]:
     """What the table says, most important first."""
-    return [*_standing(content), *_against(content), *_cautions(content)]
+    return [*_standing(content), *_against(content), *_pairs(content), *_cautions(content)]
 
 
 def title_of(content: Mapping[str, Any], name: str) -> str:
@@ -56,6 +56,20 @@ def _against(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"{title} is better than {title_of(content, name)} on {_tasks(tasks)}."
     if tested and not worse:
         yield f"It is significantly better than none of the others ({plural(len(tested), 'comparison')}, by Holm)."
+
+
+def _pairs(content: Mapping[str, Any]) -> Iterator[str]:
+    """What the one thing brings in which two variants differ, Holm over all pairs."""
+    for name, differences in content["pairs"].items():
+        both = f"{title_of(content, name)} and {title_of(content, content['variants'][name]['pair'])}"
+        sure = {task: one for task, one in differences.items() if (one["p_holm"] or 1.0) < content["level"]}
+        better, worse = ([task for task, one in sure.items() if (one["value"] > 0) == up] for up in (True, False))
+        if better:
+            yield f"Of {both}, the first is better on {_tasks(better)}."
+        if worse:
+            yield f"Of {both}, the first is worse on {_tasks(worse)}."
+        if not sure:
+            yield f"{both} are not told apart on any of {plural(len(differences), 'task')}."
 
 
 def _shown(one: Mapping[str, Any]) -> str:

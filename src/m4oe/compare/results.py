@@ -18,7 +18,8 @@ from m4oe.runs.tables import write_csv
 COSTS = ("parameters", "active_parameters", "flops", "seconds_an_epoch", "epochs", "peak_memory")
 COLUMNS = (
     "variant", "group", "task", "metric", "value", "low", "high", "n", "seeds", "mark",
-    "difference", "difference_low", "difference_high", "p", "p_holm", "p_delong", *COSTS, "failed",
+    "difference", "difference_low", "difference_high", "p", "p_holm", "p_delong",
+    "pair", "pair_difference", "pair_low", "pair_high", "pair_p_holm", *COSTS, "failed",
 )  # fmt: skip
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", MINUS: "$-$"}
 _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
@@ -42,6 +43,7 @@ def rows(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for metric, one in estimates.items():
                 primary = metric == content["tasks"][task]["metric"]
                 compared = _compared(row["differences"].get(task)) | {"mark": mark(content, name, task)}
+                compared |= _paired(row["pair"], content["pairs"].get(name, {}).get(task))
                 facts = {key: one[key] for key in ("value", "low", "high", "n")} | {"seeds": len(one["seeds"])}
                 yield {**about, "task": task, "metric": metric, **facts, **(compared if primary else {})}
 
@@ -51,6 +53,13 @@ def _compared(one: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     ends = {"difference": one["value"], "difference_low": one["low"], "difference_high": one["high"]}
     return ends | {key: one[key] for key in ("p", "p_holm", "p_delong")}
+
+
+def _paired(pair: str, one: Mapping[str, Any] | None) -> dict[str, Any]:
+    if one is None:
+        return {}
+    ends = {"pair_difference": one["value"], "pair_low": one["low"], "pair_high": one["high"]}
+    return {"pair": pair, **ends, "pair_p_holm": one["p_holm"]}
 
 
 def latex(content: Mapping[str, Any]) -> str:

@@ -1,39 +1,35 @@
-"""From tables of test predictions to the content of comparison.json: scores, paired differences, who is best.
-
-Axes: S seeds · R resamples of patients.
-"""
+"""From tables of test predictions to the content of comparison.json: scores, paired differences, who is best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 from m4oe.compare.entries import Entry
 from m4oe.errors import UserError
 from m4oe.evaluate import read_table
-from m4oe.evaluate.bootstrap import interval
 from m4oe.evaluate.delong import delong_test
 from m4oe.evaluate.exams import Exams, read_exams
-from m4oe.evaluate.significance import Drawn, drawn, holm, over_seeds, p_value
+from m4oe.evaluate.significance import Drawn, Estimate, difference, drawn, holm, mean_over_seeds
 from m4oe.schema import Schema, TaskSpec
 from m4oe.tasks import KINDS
+from m4oe.tasks.metrics import range_of
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A variant on one task: its labelled test exams by seed, and its metrics drawn. means: {metric: (R,)}."""
+    """A variant on one task: its labelled test exams by seed, and its metrics drawn."""
 
     name: str
     seeds: tuple[Exams, ...]
     metrics: Mapping[str, Drawn]
-    means: Mapping[str, ndarray]
 
     def value(self, metric: str) -> float:
         return float(self.metrics[metric].values.mean())
@@ -46,16 +42,13 @@ def scored_tasks(
     task: numbers on different exams are not to be compared."""
     schema = Schema(streams=(), tasks=tuple(tasks))
     found: dict[str, dict[str, Scored]] = {task.name: {} for task in tasks}
-    for number, entry in enumerate(entries):
-        rng = np.random.default_rng([seed, number])
+    for entry in entries:
         by_task = [_test_exams(folder, schema) for folder in entry.seeds.values()]
         for name in found:
             if by_task and all(name in exams for exams in by_task):
                 seeds = tuple(exams[name] for exams in by_task)
                 _refuse_other_exams(name, entry.name, seeds, found[name])
-                metrics = drawn(seeds, resamples, seed)
-                means = {metric: over_seeds(one.draws, rng) for metric, one in metrics.items()}
-                found[name][entry.name] = Scored(entry.name, seeds, metrics, means)
+                found[name][entry.name] = Scored(entry.name, seeds, drawn(seeds, resamples, seed))
     return found
 
 
@@ -110,7 +103,23 @@ def content_of(
         "best": _best(comparable, primary),
         "scored": {task: list(scored) for task, scored in comparable.items()},
         "variants": {entry.name: _row(entry, found, against) for entry in entries},
+        "pairs": _pairs(entries, comparable, primary),
     }
+
+
+def _pairs(
+    entries: Sequence[Entry], found: Mapping[str, Mapping[str, Scored]], primary: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """{variant: {task: its difference to its pair}} of variants that have one; Holm over all pairs and tasks."""
+    pairs = {entry.name: entry.variant.pair for entry in entries if entry.variant.pair}
+    differences = _adjusted({
+        (name, task): _difference(scored[name], scored[pair], primary[task])
+        for name, pair in pairs.items()
+        for task, scored in found.items()
+        if {name, pair} <= scored.keys()
+    })  # fmt: skip
+    both = dict.fromkeys(name for name, _ in differences)
+    return {name: {task: one for (of, task), one in differences.items() if of == name} for name in both}
 
 
 def _defined(scored: Mapping[str, Scored], metric: str) -> dict[str, Scored]:
@@ -126,7 +135,7 @@ def _about(task: TaskSpec, scored: Mapping[str, Scored], metric: str) -> dict[st
 def _row(entry: Entry, found: Mapping[str, Mapping[str, Scored]], against: Mapping[tuple[str, str], Any]) -> dict:
     variant = entry.variant
     return {
-        **{key: getattr(variant, key) for key in ("title", "group", "overrides", "paper", "differs")},
+        **{key: getattr(variant, key) for key in ("title", "group", "overrides", "paper", "differs", "pair")},
         "seeds": list(entry.seeds),
         "failed": entry.failed,
         "cost": dict(entry.cost),
@@ -141,22 +150,24 @@ def _estimates(scored: Scored) -> dict[str, Any]:
     estimates = {}
     for name, one in scored.metrics.items():
         if np.isfinite(one.values).all():
-            low, high = _bounds(scored.means[name])
+            low, high = _bounds(mean_over_seeds(one), *range_of(name))
             facts = {"value": scored.value(name), "low": low, "high": high, "n": len(scored.seeds[0])}
             estimates[name] = facts | {"seeds": one.values.tolist()}
     return estimates
 
 
-def _bounds(draws: ndarray) -> tuple[float | None, float | None]:
-    return (interval(draws) if len(draws) else None) or (None, None)
+def _bounds(found: Estimate, lowest: float = -inf, highest: float = inf) -> tuple[float | None, float | None]:
+    """The interval, within what the metric can be."""
+    low, high = found.interval() or (None, None)
+    return (None, None) if low is None or high is None else (max(low, lowest), min(high, highest))
 
 
 def _difference(a: Scored, b: Scored, metric: str) -> dict[str, Any]:
     """`metric` of a less that of b, the same patients drawn for both, with p before any adjustment."""
-    draws = a.means[metric] - b.means[metric]
-    low, high = _bounds(draws)
-    return {"metric": metric, "value": a.value(metric) - b.value(metric), "low": low, "high": high,
-            "p": p_value(draws), "p_delong": _delong(a, b)}  # fmt: skip
+    found = difference(a.metrics[metric], b.metrics[metric])
+    low, high = _bounds(found)
+    return {"metric": metric, "value": found.value, "low": low, "high": high,
+            "p": found.p_value(), "p_delong": _delong(a, b)}  # fmt: skip
 
 
 def _delong(a: Scored, b: Scored) -> float | None:
@@ -191,7 +202,7 @@ def _best(found: Mapping[str, Mapping[str, Scored]], primary: Mapping[str, str])
         if other is not tops[task]
     })  # fmt: skip
     tied: dict[str, list[str]] = {task: [top.name] for task, top in tops.items()}
-    for (task, name), difference in differences.items():
-        if difference["p_holm"] is None or difference["p_holm"] >= LEVEL:
+    for (task, name), one in differences.items():
+        if one["p_holm"] is None or one["p_holm"] >= LEVEL:
             tied[task].append(name)
     return tied

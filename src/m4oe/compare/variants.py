@@ -22,7 +22,8 @@ class Variant:
     """A row of a comparison.
 
     overrides: of the base config · apart: "task" trains a model for each task, "task_and_input" one for each task from
-    the input that is best on validation · paper: where it is described · differs: where ours differs.
+    the input that is best on validation · paper: where it is described · differs: where ours differs · pair: the
+    variant that lacks one thing of this one, to which this one is compared as well as to the reference.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Variant:
     apart: Literal["", "task", "task_and_input"] = ""
     paper: str = ""
     differs: str = ""
+    pair: str = ""
 
 
 def _ablation(title: str, *overrides: str, differs: str = "") -> Variant:
@@ -61,9 +63,9 @@ def _backbones() -> dict[str, Variant]:
     """Encoders of others, in pairs: with MToE and without."""
     pairs = {}
     for name, title in _ENCODERS.items():
-        own = f"model.encoder.image={name}"
-        pairs[name] = Variant(f"{title} with MToE", "backbone", (own,), differs="trained from scratch")
-        pairs[f"{name}_without_mtoe"] = Variant(f"{title} without MToE", "backbone", (own, _WITHOUT_SHARED))
+        own, without = f"model.encoder.image={name}", f"{name}_without_mtoe"
+        pairs[name] = Variant(f"{title} with MToE", "backbone", (own,), differs="trained from scratch", pair=without)
+        pairs[without] = Variant(f"{title} without MToE", "backbone", (own, _WITHOUT_SHARED))
     return pairs
 
 

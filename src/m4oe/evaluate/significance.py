@@ -10,17 +10,47 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
+from scipy.special import stdtr, stdtrit
 
 from m4oe.evaluate.bootstrap import FEWEST, resample_weights
 from m4oe.evaluate.exams import Exams
 from m4oe.tasks.metrics import mean_metrics
 
+TINY = 1e-20  # a variance that rounding alone makes
+
 
 class Drawn(NamedTuple):
-    """A metric of S trainings: values (S,), and draws (S, R) under R resamples of patients, none below 10 exams."""
+    """A metric of S trainings on the same exams: values (S,), and draws (S, R) under R resamples of their patients, of
+    whom there are `patients`; no draws below 10 exams."""
 
     values: ndarray
     draws: ndarray
+    patients: int
+
+
+class Estimate(NamedTuple):
+    """A mean over trainings, or a difference of two, with its variance and the degrees of freedom of that variance; no
+    variance (NaN) where nothing was drawn, or fewer than half of the draws are defined."""
+
+    value: float
+    variance: float
+    freedom: float
+
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, by Student's t; None without a variance."""
+        if not np.isfinite(self.variance):
+            return None
+        half = float(stdtrit(self.freedom, 0.975)) * self.variance**0.5 if self.variance else 0.0
+        return self.value - half, self.value + half
+
+    def p_value(self) -> float | None:
+        """Two-sided, of a true value of 0. None without a variance, and where chance shows in no training and no
+        resample, so that nothing tells how much of it there is."""
+        if self.value == 0 and np.isfinite(self.variance):
+            return 1.0
+        if not self.variance > TINY:
+            return None
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.variance**0.5))
 
 
 def drawn(seeds: Sequence[Exams], resamples: int, seed: int) -> dict[str, Drawn]:
@@ -36,6 +66,7 @@ def drawn(seeds: Sequence[Exams], resamples: int, seed: int) -> dict[str, Drawn]
         name: Drawn(
             np.array([float(values[name][0]) for values in whole]),
             np.array([np.concatenate([np.empty(0), *(part[name] for part in some)]) for some in parts]),
+            len(set(patients)),
         )
         for name in whole[0]
     }
@@ -47,29 +78,31 @@ def _of_folds(exams: Exams, weights: ndarray) -> dict[str, ndarray]:
     return mean_metrics(exams.sample.take(of_fold)(weights[:, of_fold]) for of_fold in rows)
 
 
-def over_seeds(draws: ndarray, rng: np.random.Generator) -> ndarray:
-    """(R,) mean over seeds drawn anew for each resample: patients and seeds vary together, draws (S, R).
+def mean_over_seeds(one: Drawn) -> Estimate:
+    """What S trainings reach on average: chance is of patients and of trainings."""
+    return _estimate(one.values.mean(), one.draws.mean(0), one.patients, one.values)
 
-    S - 1 of S seeds are drawn with replacement, which makes the variance of their mean unbiased (J. N. K. Rao and
-    C. F. J. Wu, JASA 83 (1988), section 2.1); S of S would understate it by a third at three seeds. One seed has none.
+
+def difference(a: Drawn, b: Drawn) -> Estimate:
+    """Of a less b, whose patients are the same and whose trainings are not."""
+    gap = a.draws.mean(0) - b.draws.mean(0)
+    return _estimate(a.values.mean() - b.values.mean(), gap, a.patients, a.values, b.values)
+
+
+def _estimate(value: float, draws: ndarray, patients: int, *trainings: ndarray) -> Estimate:
+    """Variances add up: that of patients, from (R,) draws, and of each mean over trainings, var(ddof=1) / S. Degrees of
+    freedom by Welch and Satterthwaite (B. L. Welch, Biometrika 34 (1947)): three trainings that disagree say little,
+    which draws of three values cannot express. What patients and trainings do only together is in both parts, which
+    errs on the wide side. One training has a part of patients alone.
     """
-    count, resamples = draws.shape
-    if count == 1:
-        return draws[0]
-    chosen = rng.multinomial(count - 1, np.full(count, 1 / count), size=resamples).T
-    return np.where(chosen > 0, draws * chosen, 0.0).sum(0) / (count - 1)
-
-
-def p_value(differences: ndarray) -> float | None:
-    """Two-sided p of no difference, from (R,) bootstrap draws of it: twice the smaller tail, at least 2 / (R + 1).
-
-    None where fewer than half of the draws are defined.
-    """
-    defined = differences[np.isfinite(differences)]
-    if not len(defined) or 2 * len(defined) < len(differences):
-        return None
-    tail = min((defined <= 0).sum(), (defined >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(defined) + 1)))
+    defined = draws[np.isfinite(draws)]
+    if not len(defined) or 2 * len(defined) < len(draws):
+        return Estimate(float(value), np.nan, np.nan)
+    parts = [(defined.var(), patients - 1)]
+    parts += [(values.var(ddof=1) / len(values), len(values) - 1) for values in trainings if len(values) > 1]
+    variance = sum(part for part, _ in parts)
+    squares = sum(part**2 / freedom for part, freedom in parts)
+    return Estimate(float(value), float(variance), float(variance**2 / squares) if squares else np.inf)
 
 
 def holm(p: Sequence[float]) -> ndarray:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy import ndarray
 
 CALIBRATION_BINS = 15
+RANGES = {"quadratic_kappa": (-1.0, 1.0), **dict.fromkeys(("hd95", "missed", "invented", "empty"), (0.0, inf))}
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """What a metric can be at least and at most: shares, areas and mean squares of probabilities lie in 0 to 1."""
+    return RANGES.get(metric, (0.0, 1.0))
 
 
 @dataclass(frozen=True)
