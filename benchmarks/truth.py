@@ -22,6 +22,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,13 @@ def judged(condition: Condition, seed: int, out: Path, overrides: list[str]) -> 
     return found
 
 
-def interval(values: Iterable[float | None]) -> str:
-    """Mean (95 % interval by Student's t over seeds)."""
+def interval(values: Iterable[float | None], lowest: float = -inf, highest: float = inf) -> str:
+    """Mean (95 % interval by Student's t over seeds, within what the figure can be)."""
     known = np.array([value for value in values if value is not None], float)
     if len(known) < 2:
         return f"{known.mean():.3f}" if len(known) else "-"
     low, high = limits(known)
-    return f"{known.mean():.3f} ({low:.3f} to {high:.3f})"
+    return f"{known.mean():.3f} ({max(low, lowest):.3f} to {min(high, highest):.3f})"
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
@@ -123,6 +124,7 @@ def show(results: list[dict[str, Any]]) -> str:
         by_name,
         [lambda f: np.mean(list(f["noise_below"].values())), lambda f: f["noise_routed"]["malignancy"], most_noise,
          lambda f: f["information"], lambda f: f["synergy_rank"]],
+        [(0, 1), (0, 1), (0, 1), (0, inf), (1, inf)],
     )  # fmt: skip
     lines += ["", "## What is learned: AUROC, C-index of risk (oracle)", ""]
     lines += _table(list(TASKS), by_name, [lambda f, t=t: f["model"][t] for t in TASKS])
@@ -158,9 +160,17 @@ def changed(by_name: Mapping[str, Mapping[int, Any]]) -> dict[str, dict[str, lis
     }  # fmt: skip
 
 
-def _table(heads: list[str], by_name: dict[str, dict[int, dict]], columns: list[Callable[[dict], Any]]) -> list[str]:
+def _table(
+    heads: list[str],
+    by_name: dict[str, dict[int, dict]],
+    columns: list[Callable[[dict], Any]],
+    ranges: Sequence[tuple[float, float]] | None = None,
+) -> list[str]:
+    """ranges: what each column's figure can be; areas and shares without."""
+    within = ranges or [(0, 1)] * len(columns)
     rows = [
-        f"| {name} ({len(found)} seeds) | {' | '.join(interval(map(of, found.values())) for of in columns)} |"
+        f"| {name} ({len(found)} seeds) | "
+        f"{' | '.join(interval(map(of, found.values()), *limit) for of, limit in zip(columns, within))} |"
         for name, found in by_name.items()
     ]
     return [f"| condition | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|", *rows]

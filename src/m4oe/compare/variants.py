@@ -81,6 +81,9 @@ VARIANTS: Mapping[str, Variant] = {
     "single_task": Variant("Single task, all inputs", "single", (_ALONE,), "task", differs="A network for each task."),
     **{name: _baseline(name, row) for name, row in BASELINES.items()},
     **_backbones(),
+    "a_network_a_task": Variant(
+        "M4oE, a network for each task", "ablation", apart="task", differs="What several tasks in one network cost."
+    ),
     "without_msoe": _ablation("M4oE without MSoE", "model.specific.enabled=false"),
     "without_mtoe": _ablation("M4oE without MToE", _WITHOUT_SHARED),
     "without_experts": _ablation("M4oE without MSoE and MToE", "model.specific.enabled=false", _WITHOUT_SHARED),

@@ -1,6 +1,7 @@
 """Other fusions of the same inputs for the same tasks, to compare with: one row of BASELINES for each.
 
-All read the tokens of the same encoders, start at the prevalence as ours does, and cost about as many parameters.
+All read the tokens of the same encoders, start at the prevalence as ours does, and have about as many parameters as
+MToE's experts; ours has MSoE as well.
 """
 
 from __future__ import annotations
