@@ -18,7 +18,9 @@ import yaml
 from PIL import Image
 
 from m4oe import cli
+from m4oe.train.resume import absolute_study
 from small_runs import LITTLE, trained
+from small_volumes import LITTLE_SLICES, block, study_of, volume, write_volume
 
 VERBS = {
     "demo": ["--device", "--out", "--quiet", "-o", "cohort"],
@@ -114,6 +116,35 @@ def test_predict_ends_with_1_when_some_exams_failed(m4oe, retina, retina_run, tm
     assert said.code == 1 and said.err.startswith(f"failed: {bad}: ") and said.err.count("\n") == 1
     told = json.loads(said.out)
     assert told["exams"] == 2 and told["failed"].keys() == {bad}
+
+
+def test_predict_ends_with_2_when_every_exam_failed(m4oe, retina, retina_run, tmp_path):
+    """Each is named, and so is that nothing was done; what was there before is there still."""
+    folder = shutil.copytree(retina.parent, tmp_path / "study")
+    table = pd.read_csv(folder / "eyes.csv").dropna(subset=["fundus"]).head(2)
+    table.to_csv(folder / "eyes.csv", index=False)
+    assert m4oe("predict", retina_run, "-i", folder / "study.yaml", "-o", tmp_path / "out").code == 0
+    before = (tmp_path / "out" / "predictions.csv").read_bytes()
+    for name in table["fundus"]:
+        (folder / name).write_bytes(b"torn")
+    said = m4oe("predict", retina_run, "-i", folder / "study.yaml", "-o", tmp_path / "out")
+    assert said.code == 2 and said.out == ""
+    assert [line.split(":")[0] for line in said.err.splitlines()] == ["failed", "failed", "error"]
+    assert "nothing came of any exam" in said.err and (tmp_path / "out" / "predictions.csv").read_bytes() == before
+    assert m4oe("evaluate", retina_run, folder / "study.yaml", "-o", tmp_path / "metrics").code == 2
+    assert not (tmp_path / "metrics" / "metrics.json").exists()
+
+
+def test_evaluate_ends_with_1_when_some_exams_failed(m4oe, retina, retina_run, tmp_path):
+    folder = shutil.copytree(retina.parent, tmp_path / "study")
+    table = pd.read_csv(folder / "eyes.csv").dropna(subset=["fundus"]).head(3)
+    table.to_csv(folder / "eyes.csv", index=False)
+    assert m4oe("evaluate", retina_run, folder / "study.yaml", "-o", tmp_path / "good").code == 0
+    (folder / table["fundus"].iloc[0]).write_bytes(b"torn")
+    said = m4oe("evaluate", retina_run, folder / "study.yaml", "-o", tmp_path / "out")
+    bad = f"phantom-retina/{table['exam_id'].iloc[0]}"
+    assert said.code == 1 and said.err.startswith(f"failed: {bad}: ") and said.err.count("\n") == 1
+    assert "note: 1 of 3 exams failed, and are in none of these numbers" in said.out
 
 
 def test_an_interruption_says_how_to_go_on(m4oe, retina, monkeypatch):
@@ -377,3 +408,70 @@ def test_an_input_file_that_cannot_be_read_spoils_that_exam_alone(place, m4oe):
     _truncated(place)
     said = m4oe(*words(place, PREDICT))
     assert said.code == 1 and said.err.count("failed: ") == said.err.count("\n") == 1
+
+
+# ---- bad input of a segmenter
+
+
+def _moved_mask(folder: Path) -> None:
+    image = nibabel.load(folder / "v1_mask.nii.gz")
+    affine = image.affine.copy()
+    affine[0, 3] += 8
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), affine), folder / "v1_mask.nii.gz")
+
+
+def _another_channel(folder: Path) -> None:
+    write_volume(folder / "v1.nii.gz", np.stack([volume(1), volume(2)], -1))
+
+
+def _channels_that_are_not_there(folder: Path) -> None:
+    study = yaml.safe_load((folder / "study.yaml").read_text())
+    study["inputs"]["image"]["column"] = ["image", "second"]
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+
+
+def _empty_masks(folder: Path) -> None:
+    for path in folder.glob("*_mask.nii.gz"):
+        write_volume(path, 0 * block())
+
+
+TRAIN_VOLUMES = ("train", "{study}", *LITTLE_SLICES, "-o", "{new}")
+BAD_VOLUMES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "mask of another affine": (_moved_mask, ["table.csv, row 3", "'v_organs'", "v1_mask.nii.gz", "copy_affine"]),
+    "picture of another channel": (_another_channel, ["table.csv, row 3", "'image'", "2 channels", "has 1"]),
+    "channel without a column": (_channels_that_are_not_there, ["table.csv", "'second'"]),
+    "masks that are empty everywhere": (_empty_masks, ["table.csv", "'v_organs'", "empty"]),
+}
+
+
+@pytest.fixture
+def volumes(tmp_path) -> Path:
+    """The folder of a small study of volumes, that a case may spoil."""
+    cohort = study_of(tmp_path, {f"v{case}": (volume(case), block()) for case in range(6)}, "v")
+    (tmp_path / "v" / "study.yaml").write_text(absolute_study(cohort.study))
+    return tmp_path / "v"
+
+
+@pytest.mark.parametrize("name", BAD_VOLUMES)
+def test_bad_volumes_are_one_clear_line_and_exit_code_2(name, volumes, m4oe):
+    spoil, tells = BAD_VOLUMES[name]
+    spoil(volumes)
+    said = m4oe(*words(Place(volumes), TRAIN_VOLUMES))
+    assert said.code == 2, said
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and "Traceback" not in said.err
+    assert [word for word in tells if word not in said.err] == [], said.err
+
+
+def test_a_modality_that_hard_routing_does_not_know_ends_with_2(volumes, m4oe):
+    """Every exam is named with the reason, and what is known; a scan that is known goes on."""
+    place = Place(volumes)
+    hard = 'phases=[{"name": "specialise", "routing": "modality"}]'
+    assert m4oe("train", place.study, *LITTLE_SLICES, hard, "-o", place.out).code == 0
+    assert m4oe(*words(place, PREDICT)).code == 0
+    study = yaml.safe_load(place.study.read_text())
+    study["inputs"]["image"]["modality"] = "dixon"
+    place.study.write_text(yaml.safe_dump(study))
+    said = m4oe(*words(place, PREDICT))
+    assert said.code == 2 and said.err.count("does not know modality 'dixon'") == 6
+    assert "row 2, input 'image' of exam 'v0'" in said.err and "known: mr (kind mr)" in said.err
+    assert said.err.splitlines()[-1] == "error: nothing came of any exam; the reasons stand above"

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from dicoms import save as save_dicom
 from m4oe.data.intake import cohorts_from
 from m4oe.data.table import Cohort
 from m4oe.errors import UserError
@@ -139,3 +140,42 @@ def test_two_sources_of_one_study_are_refused(tmp_path):
     one, two = (files(tmp_path / name, "p.nii.gz") for name in ("one", "two"))
     with pytest.raises(UserError, match=r"described by study 'ct_site'; give them one by one"):
         cohorts_from([str(one), str(two)], [CT])
+
+
+# ---- a model that takes a picture of any modality
+
+T1, T2 = (a_study(f"{name}_site", name, kind="mr") for name in ("t1", "t2"))
+
+
+def test_where_modalities_are_of_one_kind_a_scan_needs_no_name(tmp_path):
+    """A gate looks at the picture: no modality is presumed, and no label set. A name that tells one is heeded still."""
+    folder = files(tmp_path / "scans", "p1.nii.gz", "p2_t2.nii.gz")
+    known, unknown = sorted(cohorts_from([str(folder)], [T1, T2], any_modality=True), key=lambda one: one.study.name)
+    assert exams([known, unknown]).keys() == {"t2_site/p2_t2", "unknown_mr/p1"}
+    assert unknown.modalities["image"].tolist() == ["unknown"] and unknown.study.inputs["image"].kind == "mr"
+    assert unknown.study.tasks == {} and known.study.tasks == T2.tasks
+    with pytest.raises(UserError, match="trained on image@t1, image@t2, and neither the name 'p1' nor the folder's"):
+        cohorts_from([str(folder)], [T1, T2])
+
+
+def test_a_modality_that_differs_from_row_to_row_is_unknown_in_a_folder(tmp_path):
+    folder = files(tmp_path / "scans", "p1.nii.gz")
+    by_row = a_study("mixed", {"column": "which"}, kind="mr")
+    (cohort,) = cohorts_from([str(folder)], [by_row], any_modality=True)
+    assert exams([cohort]).keys() == {"unknown_mr/p1"}
+    with pytest.raises(UserError, match="give image@MODALITY=FILE"):
+        cohorts_from([str(folder)], [by_row])
+
+
+def test_of_several_kinds_the_header_or_a_name_says_which(tmp_path):
+    """Of DICOM the header, else the word mr in the folder's name; where neither does, how to say it is said."""
+    trained = [CT, T1, T2]
+    series = tmp_path / "series" / "anna"
+    save_dicom(series / "1.dcm", np.zeros((4, 4), np.uint16), Modality="MR")
+    (cohort,) = cohorts_from([str(series.parent)], trained, any_modality=True)
+    assert exams([cohort]).keys() == {"unknown_mr/anna"}
+    folder = files(tmp_path / "mr_scans", "p1.nii.gz")
+    assert exams(cohorts_from([str(folder)], trained, any_modality=True)).keys() == {"unknown_mr/p1"}
+    folder = files(tmp_path / "scans", "p1.nii.gz")
+    with pytest.raises(UserError, match="trained on image@ct, image@t1, image@t2, and neither the name 'p1'"):
+        cohorts_from([str(folder)], trained, any_modality=True)

@@ -127,12 +127,12 @@ def test_evaluate_makes_the_same_metrics_anew(retina_run, tmp_path):
     run = shutil.copytree(retina_run, tmp_path / "run")
     before = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").unlink()
-    assert evaluate_run(run, [], None, CPU) == before == json.loads((run / "metrics.json").read_text())
+    assert evaluate_run(run, [], None, CPU).metrics == before == json.loads((run / "metrics.json").read_text())
 
 
 def test_evaluate_on_another_study_predicts_all_of_it(retina, retina_run, tmp_path):
     other = edited(retina, tmp_path / "other.yaml", name="other")
-    metrics = evaluate_run(retina_run, [other], tmp_path / "out", CPU)
+    metrics = evaluate_run(retina_run, [other], tmp_path / "out", CPU).metrics
     assert metrics["test"]["glaucoma"]["accuracy"]["n"] > 15 and metrics["by_study"]["test"].keys() == {"other"}
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"predictions.csv", "cases.csv", "masks"}
     with pytest.raises(UserError, match="is a run; give another folder with -o"):

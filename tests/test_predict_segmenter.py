@@ -17,6 +17,7 @@ import m4oe
 from m4oe.artifact import load_artifact
 from m4oe.config import Phase
 from m4oe.data.table import load_cohort
+from m4oe.errors import UserError
 from m4oe.moe.forms import REORDER, LaidOut
 from m4oe.nets.build import build_model
 from m4oe.predict import VolumePredictor
@@ -123,8 +124,58 @@ def test_a_run_holds_masks_in_each_study_s_own_numbering_and_their_metrics(studi
 
 def test_evaluate_on_another_study_and_its_masks(studies, run, tmp_path):
     other = write_study(tmp_path / "new", "ct", "new_site", exams=3)
-    metrics = evaluate_run(run, [other], tmp_path / "out", CPU)
-    assert metrics["test"]["ct_organs"]["dice"]["n"] == 3 and set(metrics["by_study"]["test"]) == {"new_site"}
+    found = evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert found.metrics["test"]["ct_organs"]["dice"]["n"] == 3 and not found.failed and not found.notes
+    assert set(found.metrics["by_study"]["test"]) == {"new_site"}
+
+
+def renamed(study: Path, name: str, classes: dict[int, str], **facts: object) -> Path:
+    """`study`, its one task called `name`, with other classes and `facts`."""
+    content = yaml.safe_load(study.read_text())
+    (task,) = content["tasks"].values()
+    content["tasks"] = {name: {**task, "classes": classes, **facts}}
+    study.write_text(yaml.safe_dump(content, sort_keys=False))
+    return study
+
+
+def test_a_study_of_its_own_numbering_is_evaluated_where_its_classes_are_known(run, tmp_path):
+    """By a task's name, by a synonym; the spleen under its own name, too."""
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=3)
+    renamed(other, "abdomen", {0: "background", 20: "spleen", 10: "hepar"}, synonyms={"hepar": "liver"})
+    found = evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert found.metrics["test"].keys() == {"abdomen"} and found.metrics["test"]["abdomen"]["dice"]["n"] == 3
+    assert found.metrics["by_class"]["test"].keys() == {"spleen", "hepar"}
+    assert found.metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
+def test_where_nothing_can_be_scored_evaluation_says_why(run, tmp_path):
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=1)
+    renamed(other, "head", {0: "background", 10: "thalamus", 20: "pons"})
+    with pytest.raises(UserError, match=r"study\.yaml: nothing to score.*ct_organs \(background, liver, spleen\)"):
+        evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_two_label_sets_of_one_name_are_not_scored_as_one(run, tmp_path):
+    names = ("one", "two")
+    one, two = (write_study(tmp_path / name, "ct", name, exams=1) for name in names)
+    renamed(one, "abdomen", {0: "background", 10: "liver", 20: "spleen"})
+    renamed(two, "abdomen", {0: "background", 10: "liver", 20: "kidney"})
+    with pytest.raises(UserError, match="task 'abdomen' has other classes in one of the studies"):
+        evaluate_run(run, [one, two], tmp_path / "out", CPU)
+
+
+def test_exams_that_fail_are_told_beside_the_metrics_of_the_others(run, tmp_path):
+    """A picture of NaN, a mask on another grid: of three exams one is measured."""
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=3)
+    scan = nibabel.load(other.parent / "scan_0.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.full(scan.shape, np.nan, np.float32), scan.affine), scan.get_filename())
+    mask = nibabel.load(other.parent / "mask_1.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(mask.dataobj)[:-2], mask.affine), mask.get_filename())
+    found = evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert found.failed.keys() == {"new_site/e0", "new_site/e1"}
+    assert found.metrics["test"]["ct_organs"]["dice"]["n"] == 1
+    assert found.notes == ["2 of 3 exams failed, and are in none of these numbers"]
 
 
 def test_a_folder_of_scans_is_segmented(run, tmp_path):
@@ -142,8 +193,10 @@ def test_a_folder_of_scans_is_segmented(run, tmp_path):
 
 
 def test_a_label_set_of_its_own_and_a_modality_that_was_never_seen(run, tmp_path):
-    """By name: liver of a third study, whose modality goes through the gate prepared as MR."""
+    """By name: liver of a third study without masks, whose modality goes through the gate prepared as MR."""
     write_study(tmp_path / "third", "mr", "third", exams=1)
+    table = tmp_path / "third" / "scans.csv"
+    pd.read_csv(table).drop(columns="mask").to_csv(table, index=False)
     study = yaml.safe_load((tmp_path / "third" / "study.yaml").read_text())
     study["inputs"]["scan"]["modality"] = "contrast_mr"
     study["tasks"] = {"hepar": {**study["tasks"]["mr_organs"], "classes": {0: "background", 99: "liver"}}}
@@ -151,6 +204,26 @@ def test_a_label_set_of_its_own_and_a_modality_that_was_never_seen(run, tmp_path
     outcome = predict_run(run, [str(tmp_path / "third" / "study.yaml")], tmp_path / "out", CPU)
     assert not outcome.failed
     assert values_of(tmp_path / "out" / "masks" / "e0__hepar.nii.gz") <= {0, 99}
+    # Which preparation was borrowed is told, and what the gate made of it kept, behind the modalities that it knows.
+    assert ["'contrast_mr' was never trained" in note and "those of 'mr'" in note for note in outcome.notes] == [True]
+    routing = json.loads((tmp_path / "out" / "routing.json").read_text())
+    assert routing["modalities"] == ["ct", "mr", "contrast_mr"]
+    load = np.array(routing["gate"]["load"]).sum(2)
+    assert load == pytest.approx(np.tile([0, 0, 1], (len(routing["gate"]["layers"]), 1)))
+
+
+def test_a_folder_of_scans_of_no_known_modality_gets_the_whole_label_set(studies, run, tmp_path):
+    """Of a run whose studies are all of one kind: neither folder nor files need to say more."""
+    (tmp_path / "run" / "studies").mkdir(parents=True)
+    (tmp_path / "run" / "model").symlink_to(run / "model")
+    for modality in ("t1", "t2"):
+        text = studies[1].read_text().replace("modality: mr", f"modality: {modality}").replace("mr_site", modality)
+        (tmp_path / "run" / "studies" / f"{modality}.yaml").write_text(text)
+    (tmp_path / "scans").mkdir()
+    write_scan(tmp_path / "scans" / "p1.nii.gz", seed=1)
+    outcome = predict_run(tmp_path / "run", [str(tmp_path / "scans")], tmp_path / "out", CPU)
+    assert not outcome.failed and len(outcome.notes) == 1
+    assert [path.name for path in (tmp_path / "out" / "masks").glob("*.nii.gz")] == ["p1__unified.nii.gz"]
 
 
 def test_python_gives_the_mask_that_the_command_writes(studies, run, tmp_path):

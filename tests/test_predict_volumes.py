@@ -19,18 +19,19 @@ from torch import nn
 from m4oe.artifact import Artifact
 from m4oe.batch import Batch, Prediction, Routing, Rows
 from m4oe.config import Config
+from m4oe.data.augmentation import RANGES
 from m4oe.data.dataset import ExamDataset
 from m4oe.data.readers import picture_of
 from m4oe.data.table import Cohort, load_cohort
 from m4oe.data.volumes.prepare import prepare
 from m4oe.data.volumes.slices import with_neighbours as of_training
 from m4oe.errors import UserError
-from m4oe.masks import write_mask
+from m4oe.masks import MaskFolder, write_mask
 from m4oe.moe import ModalityRouter
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.predict import VolumePredictor
 from m4oe.predict.goals import goals_for, stream_for
-from m4oe.predict.slicewise import Slicewise, with_neighbours
+from m4oe.predict.slicewise import Slicewise, mirrored, with_neighbours
 from m4oe.schema import Plan, Preparation, Schema, Stream, TaskSpec
 from m4oe.study import load_study
 
@@ -69,6 +70,15 @@ class Lopsided(Reader):
         return one
 
 
+class Sided(Reader):
+    """Says by the place in the slice which of two kidneys it is: class 1 left of the middle, class 2 right of it."""
+
+    def logits(self, x: torch.Tensor, classes: int) -> torch.Tensor:
+        left = torch.arange(x.shape[-1]) < x.shape[-1] // 2
+        kidney, which = x[:, 0] > 0, torch.where(left, 1, 2).expand(x.shape[2:])
+        return 8.0 * nn.functional.one_hot(kidney * which, classes).movedim(-1, 1)
+
+
 def a_task(name: str, classes: Sequence[str], on: str = "scan", **facts: object) -> TaskSpec:
     share = 1 / (1 + len(classes))
     named = ("background", *classes)
@@ -78,10 +88,14 @@ def a_task(name: str, classes: Sequence[str], on: str = "scan", **facts: object)
     )  # fmt: skip
 
 
-def a_schema(context: int = 0, axis: int = 0, size: tuple[int, int] = SIZE, **preparation: object) -> Schema:
-    """Streams of CT and MR on one input, a task of each."""
+def a_schema(
+    context: int = 0, axis: int = 0, size: tuple[int, int] = SIZE, kind: str | None = None, **preparation: object
+) -> Schema:
+    """Streams of CT and MR on one input, a task of each; `kind`: of both."""
     streams = tuple(
-        Stream(name=f"scan@{modality}", input="scan", modality=modality, kind=modality, form="slices", channels=1)
+        Stream(
+            name=f"scan@{modality}", input="scan", modality=modality, kind=kind or modality, form="slices", channels=1
+        )
         for modality in ("ct", "mr")
     )
     way = Preparation(slice_axis=axis, **{**AS_STORED, **preparation})
@@ -232,13 +246,39 @@ def test_context_reaches_the_network():
 
 def test_flips_are_the_mean_over_mirrored_slices():
     """Class 1 in the first column alone, by any way of looking: with flips half of them say so in first and last one,
-    which is e^3 / (4 + e^3) = .83 times one half, below the half of the others plus 1 / 5."""
-    array, network = coded((2, 12, 10), 3), Lopsided(OUTPUTS)
-    alone = predictor(a_schema(spacing=None), network).predict({"scan@ct": array}).masks[UNIFIED]
-    assert (alone[:, :, 0] == 1).all() and not alone[:, :, 1:].any() and len(network.seen) == 1
-    both = predictor(a_schema(spacing=None), network, flips=True).predict({"scan@ct": array}).masks[UNIFIED]
-    assert len(network.seen) == 5
-    assert (both[:, :, [0, -1]] == 1).all() and not both[:, :, 1:-1].any()
+    which is e^3 / (4 + e^3) = .83 times one half, below the half of the others plus 1 / 5. Of tissue on a slide, which
+    has no sides."""
+    schema, network = a_schema(spacing=None, kind="pathology"), Lopsided(OUTPUTS)
+    picture, (stream, _) = picture_of(coded((2, 12, 10), 3), "ct"), schema.streams
+    alone, both = (
+        Slicewise(network, schema.plan, torch.device("cpu"), flips=flips).segment(picture, stream, unified_goal(schema))
+        for flips in (False, True)
+    )
+    labels = alone.labels[UNIFIED]
+    assert (labels[:, :, 0] == 1).all() and not labels[:, :, 1:].any()
+    labels = both.labels[UNIFIED]
+    assert len(network.seen) == 1 + 4
+    assert (labels[:, :, [0, -1]] == 1).all() and not labels[:, :, 1:-1].any()
+    assert both.gate["encoder.0.0"] == pytest.approx(alone.gate["encoder.0.0"])  # of the slices as they are alone
+
+
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_flips_leave_left_organs_left(modality):
+    """A network that is right of every side: over mirrored slices it would say left as often as right."""
+    array = np.zeros((2, 12, 10), np.float32)
+    array[:, 4:8, 1:4], array[:, 4:8, 6:9] = 1, 1
+    expected = array + (array * (np.arange(10) > 4))
+    schema, network = a_schema(spacing=None), Sided(OUTPUTS)
+    found = predictor(schema, network, flips=True).predict({f"scan@{modality}": array}).masks[UNIFIED]
+    assert np.array_equal(found, expected) and len(network.seen) == 1
+
+
+def test_pictures_are_mirrored_as_in_training():
+    """A breast has no up and down, tissue on a slide no sides either; anything else is looked at as it is."""
+    looks = {kind: mirrored(kind) for kind in RANGES}
+    assert looks.pop("mammogram") == [(), (2,)]
+    assert looks.pop("pathology") == [(), (2,), (3,), (2, 3)]
+    assert len(looks) == 7 and all(look == [()] for look in looks.values())
 
 
 def test_the_largest_component_of_a_class_stays():
@@ -324,7 +364,8 @@ def test_an_unknown_modality_goes_through_the_gate_and_not_through_hard_routing(
     rows = [{"exam": "a", "scan": "a.nii.gz"}]
     cohort = a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES}, modality="dual_energy", kind="ct")
     (part,) = predictor(schema).stream(dataset(schema, cohort))
-    assert len(part.masks) == 1 and not part.failed and part.gate == {}
+    assert len(part.masks) == 1 and not part.failed
+    assert part.notes == ("modality 'dual_energy' was never trained: its pictures were prepared as those of 'ct' are",)
     network = Reader({"ct_organs": 3})
     network.router = ModalityRouter([0, 1])
     (part,) = predictor(schema, network).stream(dataset(schema, cohort))
@@ -357,13 +398,14 @@ def test_cases_are_scored_on_the_grid_of_the_picture(tmp_path):
 
 
 def test_what_a_gate_did_is_summed_by_modality(tmp_path):
-    """Five slices of six tokens at .75 and .25, in the row of MR."""
+    """Five slices of six tokens at .75 and .25, under MR, and under a modality that was never seen."""
     rows, _ = two_exams(tmp_path)
-    schema = a_schema(spacing=None)
-    cohort = a_cohort(tmp_path, "site", rows[:1], {"mr_organs": ["background", *ORGANS["mr_organs"]]}, modality="mr")
-    (part,) = predictor(schema, flips=True).stream(dataset(schema, cohort), batch_size=2)
-    assert part.gate.keys() == {"encoder.0.0"}
-    assert part.gate["encoder.0.0"] == pytest.approx(np.array([[0, 0], [22.5, 7.5]]))
+    schema, classes = a_schema(spacing=None), {"mr_organs": ["background", *ORGANS["mr_organs"]]}
+    for modality in ("mr", "dixon"):
+        cohort = a_cohort(tmp_path, "site", rows[:1], classes, modality, "mr")
+        (part,) = predictor(schema).stream(dataset(schema, cohort), batch_size=2)
+        assert part.gate.keys() == {modality} and part.gate[modality].keys() == {"encoder.0.0"}
+        assert part.gate[modality]["encoder.0.0"] == pytest.approx([22.5, 7.5])
 
 
 def test_a_bad_exam_is_named_and_the_others_go_on(tmp_path):
@@ -405,14 +447,46 @@ def test_classes_in_another_order_are_the_same_classes(tmp_path):
     assert np.array_equal(np.asarray(written.dataobj), 10 * array)
 
 
+def test_a_label_set_of_its_own_is_scored_where_its_classes_are_known(tmp_path):
+    """Of site's classes the model knows the liver: exam a is right of it, its own stone is no class that was missed."""
+    rows, _ = two_exams(tmp_path)
+    schema = a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows[:1], {"hepatic": {0: "background", 10: "liver", 20: "stone"}})
+    (part,) = predictor(schema).stream(dataset(schema, cohort))
+    assert part.cases[["task", "class", "dice"]].to_numpy().tolist() == [["hepatic", "liver", 1]]
+    assert [(task.name, task.classes) for task in part.scored] == [("hepatic", ("background", "liver"))]
+    assert part.notes == ("task 'hepatic': the model does not know stone: in no mask, and not scored",)
+
+
+def with_two_pictures(one: Cohort, **facts: object) -> Cohort:
+    """`one`, whose exams have their picture once more, as the input "before"."""
+    source = one.study.inputs["scan"]
+    study = one.study.model_copy(update={"inputs": {"before": source, "scan": source}, **facts})
+    return replace(one, study=study, paths={**one.paths, "before": one.paths["scan"]},
+                   modalities={**one.modalities, "before": one.modalities["scan"]})  # fmt: skip
+
+
+def test_pictures_of_one_exam_do_not_take_each_other_s_masks_away(tmp_path):
+    """Two pictures that fall to the unified label set: in Python and in files, both masks are there."""
+    liver, spleen = coded((2, 12, 10), 2), 2 * coded((2, 12, 10), 2)
+    schema = a_schema(spacing=None)
+    masks = predictor(schema, Reader(OUTPUTS)).predict({"scan@ct": liver, "scan@mr": spleen}).masks
+    assert masks.keys() == {f"scan@{of}__{task}" for of in ("ct", "mr") for task in OUTPUTS}
+    assert np.array_equal(masks["scan@ct__unified"], liver) and np.array_equal(masks["scan@mr__unified"], spleen)
+    rows, _ = two_exams(tmp_path)
+    both = with_two_pictures(a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES}), tasks={})
+    folder = MaskFolder(tmp_path / "masks")
+    for part in predictor(schema).stream(dataset(schema, both)):
+        for mask in part.masks:
+            folder.write(mask)
+    names = {path.name for path in folder.folder.glob("*.nii.gz")}
+    assert names == {f"{exam}__{of}__unified.nii.gz" for exam in "ab" for of in ("before", "scan")}
+
+
 def test_pictures_without_a_task_are_left_alone(tmp_path):
     """An exam of two pictures, of which the study has masks on one."""
     rows, _ = two_exams(tmp_path)
-    one = a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES})
-    source = one.study.inputs["scan"]
-    study = one.study.model_copy(update={"inputs": {"before": source, "scan": source}})
-    both = replace(one, study=study, paths={**one.paths, "before": one.paths["scan"]},
-                   modalities={**one.modalities, "before": one.modalities["scan"]})  # fmt: skip
+    both = with_two_pictures(a_cohort(tmp_path, "site", rows, {"ct_organs": CT_CLASSES}))
     schema = a_schema(spacing=None)
     parts = list(predictor(schema).stream(dataset(schema, both)))
     assert [mask.exam for part in parts for mask in part.masks] == ["a", "b"]

@@ -111,7 +111,7 @@ def test_a_prepared_twin_trains_two_steps_and_is_evaluated(place, name, tmp_path
     assert min(Counter(line["phase"] for line in lines).values()) == 2
     assert all(np.isfinite(line["train"]["loss"]) for line in lines)
     metrics = (run / "metrics.json").read_text()
-    found = evaluate_run(run, [], tmp_path / "again", torch.device("cpu"))
+    found = evaluate_run(run, [], tmp_path / "again", torch.device("cpu")).metrics
     assert found == json.loads(metrics) == json.loads((tmp_path / "again" / "metrics.json").read_text())
     tasks = {task for path in studies(name, out) for task in load_study(path).tasks}
     assert set(found["test"]) == tasks and all(found["test"][task] for task in tasks)

@@ -17,21 +17,12 @@ from m4oe.config import load_config
 from m4oe.errors import UserError
 from m4oe.moe import GateRouter
 from m4oe.runs import describe_model, evaluate_run, predict_run, train_run
+from m4oe.runs.training import _check_flips
+from m4oe.study import load_study
 from m4oe.train.resume import absolute_study
-from small_volumes import block, study_of, volume
+from small_volumes import LITTLE_SLICES, block, study_of, volume
 
 CPU = torch.device("cpu")
-SMALL = (
-    "model.segmenter.size=[16, 16]",
-    "model.segmenter.width=8",
-    "model.segmenter.patch=4",
-    "model.segmenter.depths=[1, 1]",
-    "model.segmenter.heads=[1, 2]",
-    "model.segmenter.window=4",
-    "train.max_epochs=1",
-    "train.slices_per_epoch=4",
-    "train.precision='32'",
-)
 PHASES = [
     {"name": "pretrain", "routing": "modality", "objective": "masked_images"},
     {"name": "specialise", "routing": "modality"},
@@ -49,7 +40,7 @@ def study(folder: Path, name: str, kind: str, cases: int = 6, **facts: object) -
 
 
 def train(studies: list[Path], out: Path, phases: list[dict], *more: str) -> Path:
-    config = load_config(None, [*SMALL, f"phases={json.dumps(phases)}", *more])
+    config = load_config(None, [*LITTLE_SLICES, f"phases={json.dumps(phases)}", *more])
     train_run(studies, config, out, CPU)
     return out
 
@@ -107,7 +98,7 @@ def test_gates_are_told_by_layer_modality_and_expert(run):
 
 def test_the_same_command_finds_all_done(run, studies):
     told: list[str] = []
-    config = load_config(None, [*SMALL, f"phases={json.dumps(PHASES)}"])
+    config = load_config(None, [*LITTLE_SLICES, f"phases={json.dumps(PHASES)}"])
     train_run(studies, config, run, CPU, tell=told.append)
     assert told == [f"{run}: trained already"]
 
@@ -131,7 +122,7 @@ def test_minutes_that_are_spent_end_an_epoch_in_its_middle(studies, tmp_path):
 
 
 def test_other_studies_are_evaluated(run, studies, tmp_path):
-    metrics = evaluate_run(run, [studies[0]], tmp_path / "elsewhere", CPU)
+    metrics = evaluate_run(run, [studies[0]], tmp_path / "elsewhere", CPU).metrics
     assert metrics["test"]["a_organs"]["dice"]["n"] == 6
 
 
@@ -186,6 +177,18 @@ def test_a_gate_phase_starts_with_the_experts_of_the_modalities_or_anywhere(run,
 def test_the_size_of_a_segmenter_is_told(run):
     facts = describe_model([run], load_config())
     assert facts["of them in experts"] > 0 and facts["FLOPs for one exam"] > 0
+
+
+def test_flips_that_no_picture_allows_are_refused(studies, tmp_path):
+    """Where some pictures allow them, it is said which do not."""
+    with pytest.raises(UserError, match=r"model\.segmenter\.flips: pictures of kind ct, mr are not mirrored"):
+        train(studies, tmp_path / "run", PHASES[1:2], "model.segmenter.flips=true")
+    config = load_config(None, ["model.segmenter.flips=true"]).for_tasks({"segmentation"})
+    told: list[str] = []
+    slides = study(tmp_path, "slides", "pathology", cases=1)
+    _check_flips(config, [load_study(path) for path in (studies[0], slides)], told.append)
+    (line,) = told
+    assert line.startswith("model.segmenter.flips: pictures of kind mr are not mirrored")
 
 
 def test_masks_that_are_empty_everywhere_are_refused_before_training(tmp_path):

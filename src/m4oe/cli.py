@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -140,14 +140,16 @@ def evaluate(
     from m4oe.device import resolve_device
     from m4oe.runs import evaluate_run
 
-    metrics = evaluate_run(run, studies or [], out, resolve_device(device))
+    found = evaluate_run(run, studies or [], out, resolve_device(device))
     if not studies:
         analyse_run(run, resolve_device(device), out, tell=_teller(as_json))
     if as_json:
-        _print_json(metrics)
-        return
-    for split in (name for name in metrics if not name.startswith("by_")):
-        _print_metrics(metrics, split)
+        _print_json(found.metrics)
+    for split in found.splits if not as_json else ():
+        _print_metrics(found.metrics, split)
+    for note in found.notes:
+        _teller(as_json)(f"note: {note}")
+    _end_with(found.failed, done=bool(found.splits))
 
 
 @app.command()
@@ -165,13 +167,14 @@ def predict(
 
     result = predict_run(run, source, out, resolve_device(device))
     if as_json:
-        _print_json({"exams": result.exams, "failed": result.failed, "withheld": result.withheld, "out": str(out)})
-    elif not quiet:
-        _print(f"{result.exams} exams predicted; {result.written}")
-    for exam, reason in result.failed.items():
-        print(f"failed: {exam}: {reason}", file=sys.stderr)
-    if result.failed:
-        raise typer.Exit(1)
+        facts = {"exams": result.exams, "failed": result.failed, "notes": result.notes, "withheld": result.withheld}
+        _print_json({**facts, "out": str(out)})
+    tell = _teller(quiet or as_json)
+    if result.written is not None:
+        tell(f"{result.exams} exams predicted; {result.written}")
+    for note in result.notes:
+        tell(f"note: {note}")
+    _end_with(result.failed, done=result.written is not None)
 
 
 @app.command()
@@ -304,6 +307,16 @@ def _print_metrics(metrics: dict[str, Any], split: str) -> None:
             interval = f"{m['low']:.3f} to {m['high']:.3f}" if m.get("low") is not None else ""
             table.add_row("" if number else task, name, f"{m['value']:.3f}", interval, str(m["n"]))
     Console().print(table)
+
+
+def _end_with(failed: Mapping[str, str], *, done: bool) -> None:
+    """Names the exams that failed and ends with 1 where others are done, with 2 where none is."""
+    for exam, reason in failed.items():
+        print(f"failed: {exam}: {reason}", file=sys.stderr)
+    if failed and not done:
+        raise UserError("nothing came of any exam; the reasons stand above")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _finish_comparison(content: dict[str, Any], out: Path, quiet: bool) -> None:

@@ -102,7 +102,7 @@ class Segmenter(Facts):
     gate: Gate = Gate()
     labels: Literal["heads", "unified"] = "unified"
     start: str | None = Field(default=None, description="dense weights copied to every expert: hf:NAME or a file")
-    flips: bool = Field(default=False, description="predictions are averaged over mirrored slices")
+    flips: bool = Field(default=False, description="predictions are averaged over slices mirrored as their kind allows")
     largest_component: tuple[str, ...] = Field(default=(), description="classes of which the largest part stays")
 
     @model_validator(mode="after")

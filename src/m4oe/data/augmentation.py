@@ -51,6 +51,11 @@ RANGES: Mapping[str, Ranges] = {
 }
 
 
+def flips_of(kind: str) -> tuple[bool, bool]:
+    """Whether rows, and columns, of pictures of `kind` may be reversed."""
+    return RANGES.get(kind, Ranges()).flips
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """One change, as numbers. The same numbers on the same picture give the same result, bit for bit.

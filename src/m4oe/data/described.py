@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 from m4oe.data.readers import dicom
+from m4oe.data.readers.facts import MODALITIES, Facts
 from m4oe.data.table import SIDES
 from m4oe.errors import UserError, unknown
 from m4oe.study import Input, Study
 
 PICTURE = r"\.(nii\.gz|nii|png|tiff?|npy|npz|jpe?g|bmp|pgm)$"
 CHANNEL = r"_\d{4}$"  # nnU-Net: the channel ends a file's name
+UNKNOWN = "unknown"  # the modality of a scan of which nothing says it
 
 Paths = tuple[str, ...]
 
@@ -91,21 +93,80 @@ def sole_keys(trained: Sequence[Study]) -> list[str] | None:
     return list(dict.fromkeys(key for study in trained for key in _keys(study, trained)))
 
 
-def key_of(exam: str, folder: Path, keys: Sequence[str]) -> str:
-    """Which of `keys` an exam in `folder` is, by the modality that its name, or the folder's, mentions.
+def study_of_scan(
+    exam: str, paths: Paths, folder: Path, trained: Sequence[Study], keys: Sequence[str], *, any_modality: bool
+) -> Study:
+    """The study that describes a scan of `folder`: that of its modality, which its name or the folder's mentions.
 
-    Raises UserError where that is none or several.
+    any_modality: where these mention none, its kind is enough, and no label set is presumed.
+    Raises UserError where nothing says what it is.
     """
+    key = key_of(exam, folder, keys)
+    study = None if key is None else describing(trained, [key])
+    if study is not None and not (any_modality and _modality_is_open(study)):
+        return study
+    kinds = {source.kind: study for study in trained[::-1] for source in pictures_of(study).values()}
+    kind = _kind_of(exam, paths, folder, kinds) if any_modality else None
+    if kind is None:
+        raise UserError(
+            f"{folder}: the run was trained on {', '.join(keys)}, and neither the name {exam!r} nor the folder's says "
+            f"which it is; write it into the folder's name, give a study of these exams, or a file as {keys[0]}=FILE"
+        )
+    return _of_unknown_modality(kinds[kind], kind)
+
+
+def key_of(exam: str, folder: Path, keys: Sequence[str]) -> str | None:
+    """Which of `keys` an exam in `folder` is, by the modality that its name, or the folder's, mentions; None where that
+    is none or several."""
     if len(keys) == 1:
         return keys[0]
+    return _mentioned(exam, folder, {key: words_of(key.partition("@")[2] or key) for key in keys})
+
+
+def _mentioned(exam: str, folder: Path, things: Mapping[str, Set[str]]) -> str | None:
     for words in (words_of(exam), words_of(folder.resolve().name)):
-        found = [key for key in keys if words_of(key.partition("@")[2] or key) <= words]
+        found = [thing for thing, needed in things.items() if needed <= words]
         if len(found) == 1:
             return found[0]
-    raise UserError(
-        f"{folder}: the run was trained on {', '.join(keys)}, and neither the name {exam!r} nor the folder's says "
-        f"which it is; write it into the folder's name, give a study of these exams, or a file as {keys[0]}=FILE"
-    )
+    return None
+
+
+def _modality_is_open(study: Study) -> bool:
+    return any(not isinstance(source.modality, str) for source in pictures_of(study).values())
+
+
+def _kind_of(exam: str, paths: Paths, folder: Path, kinds: Iterable[str]) -> str | None:
+    """Which of `kinds` a scan is: the only one, else as its header says, else as its name or the folder's mentions."""
+    names = list(kinds)
+    if len(names) == 1:
+        return names[0]
+    said = _modality_in(Path(paths[0]))
+    if told := [name for name in names if said in MODALITIES.get(name, ())]:
+        return told[0] if len(told) == 1 else None
+    return _mentioned(exam, folder, {name: {name} for name in names})
+
+
+def _modality_in(path: Path) -> str | None:
+    """What the header of a DICOM file, or of the first of a series, says; None of any other file."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    told = next(filter(None, map(header_facts, files)), None)
+    return None if told is None else told.modality
+
+
+def header_facts(path: Path) -> Facts | None:
+    """What the header of a DICOM file says; None of any other file, and of one that cannot be read, which is told
+    when its pixels are."""
+    if not path.is_file() or not dicom.is_dicom(path):
+        return None
+    try:
+        return dicom.facts_of(path)
+    except UserError:
+        return None
+
+
+def _of_unknown_modality(study: Study, kind: str) -> Study:
+    inputs = {name: source.model_copy(update={"modality": UNKNOWN}) for name, source in pictures_of(study).items()}
+    return study.model_copy(update={"name": f"{UNKNOWN}_{kind}", "inputs": inputs, "tasks": {}})
 
 
 def scans_in(folder: Path) -> dict[str, Paths]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,12 @@ from m4oe.data.described import (
     Paths,
     describing,
     fits,
-    key_of,
+    header_facts,
     of_one_side,
     pictures_of,
     scans_in,
     sole_keys,
+    study_of_scan,
     words_of,
 )
 from m4oe.data.raw_mammograms import raw_exams
@@ -29,27 +29,25 @@ from m4oe.data.table import SIDES, Cohort, load_cohort
 from m4oe.errors import UserError, unknown
 from m4oe.study import Input, Study, load_study
 
-if TYPE_CHECKING:
-    from m4oe.data.readers.facts import Facts
-
 TABLES = (".csv", ".parquet")
 STUDIES = (".yaml", ".yml")
 
 
-def cohorts_from(sources: Sequence[str], trained: Sequence[Study]) -> list[Cohort]:
+def cohorts_from(sources: Sequence[str], trained: Sequence[Study], *, any_modality: bool = False) -> list[Cohort]:
     """The exams in `sources`, described as in the studies `trained`.
 
     A .yaml is a study of its own; a .csv or .parquet has the columns of a trained study's table; a folder holds the
     files of one exam, or a folder for each exam, told apart by their names, DICOM mammograms by their headers too, or,
     where studies have one picture input, a picture for each exam; input=file, repeated, is one exam
-    (input@modality=file where studies use one name for several modalities).
+    (input@modality=file where studies use one name for several modalities). any_modality: the model takes a picture of
+    which nothing but its kind is known, so that in a folder of scans it need not be told.
     Raises UserError for a source that is none of these, and for a file that fits no input or two.
     """
     if not trained:
         raise UserError("the run holds no studies/: it cannot tell which column or file is which input")
     if all("=" in source for source in sources):
         return [_cohort_of_pairs(sources, trained)]
-    cohorts = [cohort for source in sources for cohort in _cohorts_of(Path(source), trained)]
+    cohorts = [cohort for source in sources for cohort in _cohorts_of(Path(source), trained, any_modality)]
     names = [cohort.study.name for cohort in cohorts]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"several of {', '.join(sources)} are described by study {twice!r}; give them one by one")
@@ -62,11 +60,11 @@ def _cohort_of_pairs(sources: Sequence[str], trained: Sequence[Study]) -> Cohort
     return _cohort_of_files(describing(trained, given), {"exam": exam})
 
 
-def _cohorts_of(source: Path, trained: Sequence[Study]) -> list[Cohort]:
+def _cohorts_of(source: Path, trained: Sequence[Study], any_modality: bool) -> list[Cohort]:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; give a table, a study, a folder, or input=file")
     if source.is_dir():
-        return _cohorts_in(source, trained)
+        return _cohorts_in(source, trained, any_modality)
     if source.suffix in STUDIES:
         return [load_cohort(load_study(source), need_labels=False)]
     if source.suffix not in TABLES:
@@ -96,18 +94,19 @@ def _first(study: Study) -> str:
     return next(name for name, source in study.inputs.items() if source.kind != "table")
 
 
-def _cohorts_in(folder: Path, trained: Sequence[Study]) -> list[Cohort]:
+def _cohorts_in(folder: Path, trained: Sequence[Study], any_modality: bool) -> list[Cohort]:
     """Of a folder; where studies have a single picture input each, its files are sorted by their modality."""
     keys = sole_keys(trained)
     if (keys is None or len(keys) == 1) and (raw := raw_exams(folder, trained[0])):
         return [_cohort_of_files(trained[0], raw)]
     if keys is None:
         return [_cohort_of_files(trained[0], _exams_in(folder, trained[0]))]
-    sorted_: dict[str, dict[str, dict[str, Paths]]] = {}
+    sorted_: dict[str, tuple[Study, dict[str, dict[str, Paths]]]] = {}
     for exam, paths in scans_in(folder).items():
-        key = key_of(exam, folder, keys)
-        sorted_.setdefault(key, {})[exam] = {key.partition("@")[0]: paths}
-    return [_cohort_of_files(describing(trained, [key]), exams) for key, exams in sorted_.items()]
+        study = study_of_scan(exam, paths, folder, trained, keys, any_modality=any_modality)
+        ((name, source),) = pictures_of(study).items()
+        sorted_.setdefault(f"{study.name} {source.modality}", (study, {}))[1][exam] = {name: paths}
+    return [_cohort_of_files(study, exams) for study, exams in sorted_.values()]
 
 
 def _exams_in(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
@@ -127,7 +126,7 @@ def _exams_in(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
 def _matched(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
     """{exam: {input: file}}: the folder is one exam; FOLDER_left and FOLDER_right where it holds the DICOM mammograms
     of both sides, and an exam of the study is of one side, which its table tells."""
-    facts = {path: _facts(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    facts = {path: header_facts(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     parted = of_one_side(study) and {"left", "right"} <= {told.view.side for told in facts.values() if told is not None}
     found: dict[str, dict[str, Paths]] = {folder.name: {}}
     for path, told in facts.items():
@@ -141,19 +140,6 @@ def _matched(folder: Path, study: Study) -> dict[str, dict[str, Paths]]:
             raise UserError(f"{path} and {given[names[0]][0]}: two files for the input {names[0]!r} of one exam")
         given |= {name: (str(path.resolve()),) for name in names}
     return found
-
-
-def _facts(path: Path) -> Facts | None:
-    """What the header of a DICOM file says; None of any other file, and of one that cannot be read, which is told
-    when its pixels are."""
-    from m4oe.data.readers import dicom
-
-    if not path.is_file() or not dicom.is_dicom(path):
-        return None
-    try:
-        return dicom.facts_of(path)
-    except UserError:
-        return None
 
 
 def _cohort_of_files(study: Study, exams: Mapping[str, Mapping[str, Paths]]) -> Cohort:
@@ -186,7 +172,7 @@ def _side(source: Input, path: tuple[str, ...]) -> str | None:
     if source.laterality is None:
         return None
     said = {SIDES[word] for word in (words_of(Path(path[0]).name) | {source.laterality.lower()}) & SIDES.keys()}
-    if not said and (facts := _facts(Path(path[0]))) is not None and facts.view.side is not None:
+    if not said and (facts := header_facts(Path(path[0]))) is not None and facts.view.side is not None:
         return facts.view.side
     if len(said) != 1:
         raise UserError(f"{path[0]}: left or right? Write the side into the file's name, or give a table with it")

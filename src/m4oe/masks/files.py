@@ -44,20 +44,21 @@ def write_mask(mask: Mask, folder: Path, *, of_study: bool = False) -> Path:
     """Writes EXAM__TASK.png, or .nii.gz as the input lies, holding the values of `mask.classes`, and gives its path.
 
     A mask of a NIfTI input has its shape, its orientation matrices with their codes, its units and its version (1 or
-    2); of any other volume it is NIfTI in RAS+ order. of_study: STUDY__EXAM__TASK.
+    2); of any other volume it is NIfTI in RAS+ order. of_study: STUDY__EXAM__TASK. A mask that tells its input is
+    called EXAM__INPUT__TASK.
     """
     values = np.asarray(list(mask.classes))
     labels = values.astype(np.uint8 if values.max() <= 255 else np.uint16)[mask.labels]
     folder.mkdir(parents=True, exist_ok=True)
-    stem = mask_name(mask.study if of_study else None, mask.exam, mask.task)
+    stem = mask_name(mask.study if of_study else None, mask.exam, mask.task, mask.input)
     if labels.ndim == 2 and mask.geometry.orientation is None:
         return _write_image(labels, folder / f"{stem}.png")
     return _write_volume(labels, mask, folder, stem)
 
 
-def mask_name(study: str | None, exam: str, task: str) -> str:
+def mask_name(study: str | None, exam: str, task: str, input: str | None = None) -> str:
     """The name of a mask's file, without its suffix."""
-    return "__".join([*([file_name(study)] if study else []), file_name(exam), task])
+    return "__".join([*([file_name(study)] if study else []), file_name(exam), *([input] if input else []), task])
 
 
 def file_name(exam: str) -> str:

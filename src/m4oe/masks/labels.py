@@ -23,7 +23,7 @@ from m4oe.schema import TaskSpec
 class Mask:
     """labels (H, W) or (D, H, W) uint8 or uint16: class indices, on the grid of the picture of `geometry`.
 
-    classes: {value in a file: name} in the order of the indices.
+    classes: {value in a file: name} in the order of the indices · input: of the picture, where `task` does not tell it.
     """
 
     study: str
@@ -32,6 +32,7 @@ class Mask:
     labels: ndarray
     geometry: Geometry
     classes: Mapping[int, str]
+    input: str | None = None
 
 
 def label_set(classes: Sequence[str], values: Iterable[object] = ()) -> dict[int, str]:

@@ -25,6 +25,8 @@ from m4oe.tasks import KINDS
 class Predictor:
     """A trained model, ready. `explain` adds contributions, for all tasks but those withheld."""
 
+    takes_any_scan = False  # its encoders are of modalities
+
     def __init__(self, artifact: Artifact, device: torch.device | str = "cpu") -> None:
         self.artifact, self.schema = artifact, artifact.schema
         self.device = torch.device(device)

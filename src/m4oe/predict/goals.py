@@ -14,7 +14,7 @@ from torch import Tensor
 from m4oe.errors import UserError
 from m4oe.masks import label_set
 from m4oe.nets.segmenter import UNIFIED
-from m4oe.schema import Schema, Stream
+from m4oe.schema import Schema, Stream, TaskSpec
 from m4oe.study import Study, Task
 
 
@@ -31,6 +31,11 @@ class Goal:
     logits: str
     members: tuple[tuple[int, ...], ...] | None = None
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Classes that the model does not know, and never says."""
+        return tuple(name for name, members in zip(self.classes.values(), self.members or ()) if not members)
+
     def of(self, logits: Tensor) -> Tensor:
         """(P, C, H, W) logits of its classes from those of the network's task; -inf of unknown classes."""
         if self.members is None:
@@ -41,7 +46,7 @@ class Goal:
 def stream_for(schema: Schema, input: str, modality: str, kind: str, *, any_modality: bool) -> Stream:
     """The stream by which a picture goes in: that of its input and modality, else of its modality and kind.
 
-    any_modality: a modality that was never seen goes in by the first stream of its kind; the gate sees the picture.
+    any_modality: a modality that was never seen goes in as the first one of its kind does; the gate sees the picture.
     Raises UserError, naming the known modalities, where there is none.
     """
     alike = [stream for stream in schema.streams if stream.form == "slices" and stream.kind == kind]
@@ -81,6 +86,25 @@ def goals_for(schema: Schema, labels: str, stream: Stream, input: str, study: St
             f"task; name a study with one of: {', '.join(known) or '(none)'}"
         )
     return own
+
+
+def scored_as(goal: Goal, study: Study, schema: Schema) -> TaskSpec | None:
+    """The task as which masks of `goal` are scored: the model's of these classes, else the study's; None of a label set
+    that is not the study's."""
+    classes = tuple(goal.classes.values())
+    trained = next((task for task in schema.tasks if (task.name, task.classes) == (goal.task, classes)), None)
+    told = study.tasks.get(goal.task)
+    if trained is not None or told is None:
+        return trained
+    regions = {name: tuple(members) for name, members in told.regions.items()}
+    return TaskSpec(name=goal.task, kind="segmentation", classes=classes, regions=regions, prior=(), weights=())
+
+
+def without(task: TaskSpec, names: Sequence[str]) -> TaskSpec:
+    """`task` less the classes `names`, and less the regions in which they are."""
+    regions = {region: members for region, members in task.regions.items() if not {*members} & {*names}}
+    classes = tuple(name for name in task.classes if name not in names)
+    return task.model_copy(update={"classes": classes, "regions": regions})
 
 
 def _alike(one: Sequence[str], other: Sequence[str]) -> bool:

@@ -25,7 +25,8 @@ class Answer:
     """What a model says of one exam.
 
     probabilities {task: {class: p}} · contributions {task: {class: {measure: {input or modality: value}}}} in logits
-    · masks {task: labels on the input's own grid} · withheld {task: why it has no contributions}.
+    · masks {task: labels on the input's own grid}, of a task that several inputs have a mask of {INPUT__TASK: ...} ·
+    withheld {task: why it has no contributions}.
     """
 
     probabilities: Mapping[str, Mapping[str, float]]
@@ -38,17 +39,20 @@ class Answer:
 class Part:
     """What came out of one batch: rows of the three tables, masks, what failed, and routing's population sums.
 
-    gate: {layer: (M, E) float64}, what pictures of each modality were given to each expert, summed over tokens.
+    scored: the tasks of `cases` · notes: what one should know who reads the rest, a sentence each · gate: {modality:
+    {layer: (E,) float64}}, what its pictures were given to each expert, summed over tokens.
     """
 
     predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
     contributions: pd.DataFrame = field(default_factory=pd.DataFrame)
     cases: pd.DataFrame = field(default_factory=pd.DataFrame)
     masks: Sequence[Mask] = ()
+    scored: Sequence[TaskSpec] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     joint: np.ndarray | None = None
     effective_tokens: float | None = None
-    gate: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gate: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
 def case_rows(cohort: Cohort, mask: Mask, task: TaskSpec, head: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

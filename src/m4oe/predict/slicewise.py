@@ -16,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from m4oe.batch import Batch, Routing, Rows
+from m4oe.data.augmentation import flips_of
 from m4oe.data.readers import Picture
 from m4oe.data.volumes.prepare import Slices, Way, prepare
 from m4oe.device import has_fast_bf16
@@ -41,7 +42,7 @@ class Slicewise:
     """A network that takes the slices of one picture after the other.
 
     at_once: slices of the plan's size in a batch; of larger ones fewer, so that memory is bounded · flips: scores are
-    means over mirrored slices.
+    means over slices mirrored as their kind allows.
     """
 
     network: nn.Module
@@ -105,7 +106,7 @@ class Slicewise:
         """Of each goal the class probabilities (P, C, H, W) float32; adds to the sums of `gate`."""
         values = values.to(self.device)
         sums: list[Tensor | float] = [0.0] * len(goals)
-        for axes in MIRRORED if self.flips else MIRRORED[:1]:
+        for axes in mirrored(stream.kind) if self.flips else MIRRORED[:1]:
             logits, routing = self._forward(values.flip(axes), stream, goals)
             for place, goal in enumerate(goals):
                 shares = goal.of(logits[goal.logits]).float().softmax(1).flip(axes)
@@ -122,6 +123,12 @@ class Slicewise:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bf16(self.device)):
             prediction = self.network(exams, tasks)
         return {task: prediction.logits[task].values.float() for task in tasks}, dict(prediction.routing)
+
+
+def mirrored(kind: str) -> list[tuple[int, ...]]:
+    """Those of MIRRORED that show what a picture of `kind` may look like: a mirrored left kidney is no left kidney."""
+    may = dict(zip((2, 3), flips_of(kind)))
+    return [axes for axes in MIRRORED if all(may[axis] for axis in axes)]
 
 
 def with_neighbours(slices: Slices, numbers: Sequence[int], context: int) -> Tensor:

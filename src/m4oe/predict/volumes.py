@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy import ndarray
 
 from m4oe.artifact import Artifact
 from m4oe.data.dataset import ExamDataset, located
+from m4oe.data.described import pictures_of
 from m4oe.data.readers import Picture, read_picture
 from m4oe.data.samples import given_picture, stream_named
 from m4oe.data.table import Cohort
@@ -22,11 +25,14 @@ from m4oe.moe import ModalityRouter
 from m4oe.moe.forms import lay_out
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.predict.exams import Predictor
-from m4oe.predict.goals import Goal, goals_for, stream_for
+from m4oe.predict.goals import Goal, goals_for, scored_as, stream_for, without
 from m4oe.predict.part import CASE_COLUMNS, Answer, Part, case_rows
 from m4oe.predict.slicewise import Segmented, Slicewise
 from m4oe.schema import Stream
-from m4oe.study import Input
+from m4oe.study import Study
+from m4oe.tasks.segmentation_metrics import structures
+
+CLASS = CASE_COLUMNS.index("class")
 
 
 class VolumePredictor:
@@ -42,19 +48,26 @@ class VolumePredictor:
         # With routing by modality a picture of an unknown one has no expert; a gate looks at the picture itself.
         self.any_modality = not any(isinstance(module, ModalityRouter) for module in self.network.modules())
 
+    @property
+    def takes_any_scan(self) -> bool:
+        """Whether a picture gets a mask of which nobody says modality or study."""
+        return self.any_modality and self.settings.labels == "unified"
+
     def predict(self, inputs: Mapping[str, Any], *, explain: bool = False) -> Answer:
         """The masks for one exam, e.g. predict({"scan": "a.nii.gz"}); of each input those of the tasks that lie on it.
 
         A picture is a path, a list of paths (channels) or an array; labels are class indices. Where several tasks lie
-        on an input, and labels are unified, there is the mask "unified" as well, in the order of `schema.unified`. Of
-        a segmenter nothing is explained.
+        on an input, and labels are unified, there is the mask "unified" as well, in the order of `schema.unified`. A
+        task of which several inputs have a mask is called after each of them: "scan@ct__unified". Of a segmenter
+        nothing is explained.
         Raises UserError for an unknown input and for a file that cannot be read.
         """
-        masks: dict[str, ndarray] = {}
+        found: dict[str, dict[str, ndarray]] = {}
         for name, value in inputs.items():
             stream = stream_named(name, self.schema)
-            masks |= self._segment(given_picture(stream, value), stream, self._goals_without_study(stream), 32).labels
-        return Answer({}, {}, masks, self.artifact.withheld)
+            goals = self._goals_without_study(stream)
+            found[name] = self._segment(given_picture(stream, value), stream, goals, 32).labels
+        return Answer({}, {}, _by_name(found), self.artifact.withheld)
 
     def stream(self, dataset: ExamDataset, *, batch_size: int = 32, explain: bool = False) -> Iterator[Part]:
         """A Part for each exam of `dataset`: its masks, and its cases where it has true ones.
@@ -71,31 +84,45 @@ class VolumePredictor:
 
     def _part(self, cohort: Cohort, place: int, name: str, head: tuple[Any, ...], batch_size: int) -> Part:
         """Of one picture of an exam."""
-        masks: list[Mask] = []
-        rows: list[tuple[Any, ...]] = []
-        gate: Mapping[str, ndarray] = {}
-        failed = {}
+        part = Part()
         try:
             with located(cohort, place, f"input {name!r}"):
-                masks, gate = self._masks(cohort, place, name, batch_size)
-            for mask in masks:
-                with located(cohort, place, f"task {mask.task!r}"):
-                    rows += self._cases(cohort, mask, head)
+                stream, goals = self._asked(cohort, place, name)
+                part = self._predicted(cohort, place, name, stream, goals, batch_size)
+            for goal, mask in zip(goals, part.masks, strict=True):
+                with located(cohort, place, f"task {goal.task!r}"):
+                    part = self._scored(part, cohort, mask, goal, head)
         except UserError as error:
-            failed = {f"{head[0]}/{head[1]}": str(error)}
-        return Part(masks=masks, cases=pd.DataFrame(rows, columns=CASE_COLUMNS), failed=failed, gate=gate)
+            part = replace(part, failed={f"{head[0]}/{head[1]}": str(error)})
+        return part
 
-    def _masks(
-        self, cohort: Cohort, place: int, name: str, batch_size: int
-    ) -> tuple[list[Mask], Mapping[str, ndarray]]:
-        source, modality = cohort.study.inputs[name], str(cohort.modalities[name][place])
-        stream = stream_for(self.schema, name, modality, source.kind, any_modality=self.any_modality)
-        goals = goals_for(self.schema, self.settings.labels, stream, name, cohort.study)
-        picture = read_picture(cohort.paths[name][place], source.kind)
+    def _asked(self, cohort: Cohort, place: int, name: str) -> tuple[Stream, tuple[Goal, ...]]:
+        """By which stream the picture goes in, and which label sets come out."""
+        modality, kind = str(cohort.modalities[name][place]), cohort.study.inputs[name].kind
+        stream = stream_for(self.schema, name, modality, kind, any_modality=self.any_modality)
+        return stream, goals_for(self.schema, self.settings.labels, stream, name, cohort.study)
+
+    def _predicted(
+        self, cohort: Cohort, place: int, name: str, stream: Stream, goals: tuple[Goal, ...], batch_size: int
+    ) -> Part:
+        """The masks of one picture, with what is to be told of it."""
+        study, modality = cohort.study, str(cohort.modalities[name][place])
+        picture = read_picture(cohort.paths[name][place], study.inputs[name].kind)
         found = self._segment(picture, stream, goals, batch_size)
-        exam = cohort.study.name, str(cohort.exams[place])
-        masks = [Mask(*exam, g.task, found.labels[g.task], picture.geometry, g.classes) for g in goals]
-        return masks, self._by_modality(found.gate, modality)
+        exam, of = (study.name, str(cohort.exams[place])), picture.geometry
+        masks = [Mask(*exam, g.task, found.labels[g.task], of, g.classes, _told(study, name, g)) for g in goals]
+        return Part(masks=masks, notes=tuple(_notes(modality, stream, goals)), gate={modality: found.gate})
+
+    def _scored(self, part: Part, cohort: Cohort, mask: Mask, goal: Goal, head: tuple[Any, ...]) -> Part:
+        """`part` with the cases of one of its masks: of the study's own label sets, and of classes the model knows."""
+        task = scored_as(goal, cohort.study, self.schema)
+        if task is None:
+            return part
+        known = without(task, goal.unknown)
+        names = structures(known)
+        rows = [row for row in case_rows(cohort, mask, task, head) if row[CLASS] in names]
+        cases = pd.DataFrame([*part.cases.itertuples(index=False), *rows], columns=CASE_COLUMNS)
+        return replace(part, cases=cases, scored=[*part.scored, known])
 
     def _segment(self, picture: Picture, stream: Stream, goals: tuple[Goal, ...], batch_size: int) -> Segmented:
         flips = self.settings.flips
@@ -114,28 +141,38 @@ class VolumePredictor:
             goals.append(Goal(UNIFIED, label_set(self.schema.unified), UNIFIED))
         return tuple(goals)
 
-    def _cases(self, cohort: Cohort, mask: Mask, head: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-        """Rows of cases.csv; of a label set that the model was not trained for there are none."""
-        for task in self.schema.tasks:
-            if task.name == mask.task and task.classes == tuple(mask.classes.values()):
-                yield from case_rows(cohort, mask, task, head)
-
-    def _by_modality(self, gate: Mapping[str, ndarray], modality: str) -> dict[str, ndarray]:
-        """{layer: (M, E)} with the sums (E,) in the row of `modality`; none of one that the model never saw."""
-        if modality not in self.schema.modalities:
-            return {}
-        row = np.eye(len(self.schema.modalities))[self.schema.modalities.index(modality)]
-        return {layer: np.outer(row, sums) for layer, sums in gate.items()}
-
 
 def predictor_of(artifact: Artifact, device: torch.device | str = "cpu") -> Predictor | VolumePredictor:
     """What applies the model: to whole exams, or to volumes slice by slice."""
     return (Predictor if artifact.schema.plan is None else VolumePredictor)(artifact, device)
 
 
+def _by_name(found: Mapping[str, Mapping[str, ndarray]]) -> dict[str, ndarray]:
+    """{input: {task: labels}} as {task: labels}; {INPUT__TASK: labels} of a task that several inputs have."""
+    times = Counter(task for of_one in found.values() for task in of_one)
+    return {
+        task if times[task] == 1 else f"{name}__{task}": labels
+        for name, of_one in found.items()
+        for task, labels in of_one.items()
+    }
+
+
+def _told(study: Study, name: str, goal: Goal) -> str | None:
+    """The input `name` where the label set does not tell it: a task lies on one, any other set on all of the study."""
+    return None if goal.task in study.tasks or len(pictures_of(study)) == 1 else name
+
+
+def _notes(modality: str, stream: Stream, goals: Iterable[Goal]) -> Iterator[str]:
+    if stream.modality != modality:
+        yield f"modality {modality!r} was never trained: its pictures were prepared as those of {stream.modality!r} are"
+    for goal in goals:
+        if goal.unknown:
+            names = ", ".join(goal.unknown)
+            yield f"task {goal.task!r}: the model does not know {names}: in no mask, and not scored"
+
+
 def _pictures(cohort: Cohort, place: int) -> list[str]:
     """Inputs of the exam at `place` that are pictures and are there: those on which masks lie, if there is one."""
-    inputs: Mapping[str, Input] = cohort.study.inputs
-    there = [name for name, source in inputs.items() if source.kind != "table" and cohort.modalities[name][place]]
+    there = [name for name in pictures_of(cohort.study) if cohort.modalities[name][place]]
     asked = {task.on for task in cohort.study.tasks.values()}
     return [name for name in there if name in asked] or there

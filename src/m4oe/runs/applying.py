@@ -17,58 +17,113 @@ from m4oe.errors import UserError
 from m4oe.evaluate import read_table, write_metrics
 from m4oe.predict import predictor_of
 from m4oe.runs.facts import run_cohorts, survival_labels
-from m4oe.runs.tables import all_rows, metrics_of, predicted, write_tables
+from m4oe.runs.tables import Found, all_rows, metrics_of, predicted, write_tables
+from m4oe.schema import Schema, TaskSpec
 from m4oe.study import load_study
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a prediction of many exams came to: how many, where it is written, which failed and why, which tasks are
-    not explained."""
+    """What a prediction of many exams came to: how many, where it is written (None: none came to anything), which
+    failed and why, what one should know of the others, which tasks are not explained."""
 
     exams: int
-    written: Path
+    written: Path | None
     failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
 
 
-def evaluate_run(run: Path, studies: Sequence[Path], out: Path | None, device: torch.device) -> dict[str, Any]:
-    """metrics.json of a run's own splits, made anew from its predictions; or of other studies, predicted for it."""
+@dataclass(frozen=True)
+class Evaluated:
+    """metrics: the content of metrics.json, without a split where nothing was scored · failed {study/exam: why it is in
+    none of them} · notes: what one should know who reads them."""
+
+    metrics: dict[str, Any]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def splits(self) -> list[str]:
+        return [name for name in self.metrics if not name.startswith("by_")]
+
+
+def evaluate_run(run: Path, studies: Sequence[Path], out: Path | None, device: torch.device) -> Evaluated:
+    """Metrics of a run's own splits, made anew from its predictions; or of other studies, predicted for it.
+
+    Raises UserError where other studies have no label that the model could be measured by.
+    """
     if studies:
         return _evaluate_elsewhere(run, studies, out or run / "external", device)
     if not (run / "model").is_dir() and (run / "fold_0").is_dir():
-        return json.loads((run / "metrics.json").read_text())
+        return Evaluated(json.loads((run / "metrics.json").read_text()))
     artifact = load_artifact(run)
     cohorts = run_cohorts(run)
     splits = read_table(run / "splits.csv")
     training = survival_labels(cohorts, splits[splits["split"] == "train"], artifact.schema)
-    metrics = metrics_of(run, artifact, cohorts, training)
+    metrics = metrics_of(run, artifact.schema, cohorts, training)
     (out or run).mkdir(parents=True, exist_ok=True)
     write_metrics(metrics, (out or run) / "metrics.json")
-    return metrics
+    return Evaluated(metrics)
 
 
-def _evaluate_elsewhere(run: Path, studies: Sequence[Path], out: Path, device: torch.device) -> dict[str, Any]:
+def _evaluate_elsewhere(run: Path, studies: Sequence[Path], out: Path, device: torch.device) -> Evaluated:
     artifact = load_artifact(run)
     cohorts = [load_cohort(load_study(path)) for path in studies]
     _make_folder(out)
-    found = predicted(predictor_of(artifact, device), all_rows(cohorts, artifact.schema, "test"), 32, out / "masks")
+    dataset = all_rows(cohorts, artifact.schema, "test")
+    found = predicted(predictor_of(artifact, device), dataset, 32, out / "masks")
+    schema = _scored_schema(artifact.schema, found.scored)
+    if found.nothing and found.failed:
+        return Evaluated({}, found.failed)
     write_tables(out, [found], artifact)
-    metrics = metrics_of(out, artifact, cohorts, None)
-    write_metrics(metrics, out / "metrics.json")
-    return metrics
+    evaluated = Evaluated(metrics_of(out, schema, cohorts, None), found.failed, _notes(found, len(dataset)))
+    if evaluated.splits:
+        write_metrics(evaluated.metrics, out / "metrics.json")
+    elif not found.failed:
+        raise _unscored(studies, artifact.schema)
+    return evaluated
+
+
+def _scored_schema(schema: Schema, scored: Sequence[TaskSpec]) -> Schema:
+    """`schema` with the tasks of the studies that are scored. Raises UserError for two of one name."""
+    names = [task.name for task in scored]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"task {twice!r} has other classes in one of the studies than in another; evaluate each alone")
+    tasks = {task.name: task for task in (*schema.tasks, *scored)}
+    return schema.model_copy(update={"tasks": tuple(tasks.values())})
+
+
+def _notes(found: Found, exams: int) -> list[str]:
+    lost = [f"{len(found.failed)} of {exams} exams failed, and are in none of these numbers"] if found.failed else []
+    return [*lost, *found.notes]
+
+
+def _unscored(studies: Sequence[Path], schema: Schema) -> UserError:
+    known = "; ".join(f"{task.name} ({', '.join(task.classes)})" for task in schema.tasks)
+    return UserError(
+        f"{', '.join(map(str, studies))}: nothing to score: no exam has a label that the model knows; its tasks are "
+        f"{known}; name the study's tasks, or the classes of its masks, as these are, or tell their 'synonyms'"
+    )
 
 
 def predict_run(run: Path, sources: Sequence[str], out: Path, device: torch.device) -> Outcome:
     """Predictions, contributions and masks of new exams, into `out`. See data.intake for what `sources` may be."""
     artifact = load_artifact(run)
-    cohorts = cohorts_from(sources, [load_study(path) for path in sorted((run / "studies").glob("*.yaml"))])
+    predictor = predictor_of(artifact, device)
+    trained = [load_study(path) for path in sorted((run / "studies").glob("*.yaml"))]
+    cohorts = cohorts_from(sources, trained, any_modality=predictor.takes_any_scan)
     _make_folder(out)
     dataset = all_rows(cohorts, artifact.schema, "")
-    found = predicted(predictor_of(artifact, device), dataset, 32, out / "masks")
+    found = predicted(predictor, dataset, 32, out / "masks")
+    exams = len(dataset) - len(found.failed)
+    if found.nothing and not found.failed:
+        raise UserError(f"{', '.join(sources)}: no exam has a picture that the model takes")
+    if found.nothing:
+        return Outcome(exams, None, found.failed, found.notes, artifact.withheld)
     write_tables(out, [found], artifact)
     written = out / ("predictions.csv" if len(found.predictions) else "masks")
-    return Outcome(len(dataset) - len(found.failed), written, found.failed, artifact.withheld)
+    return Outcome(exams, written, found.failed, found.notes, artifact.withheld)
 
 
 def _make_folder(out: Path) -> None:

@@ -20,22 +20,29 @@ from m4oe.explain import rank_agreement
 from m4oe.masks import MaskFolder
 from m4oe.moe.losses import expert_given_modality_task, modality_given_task
 from m4oe.predict import CASE_COLUMNS, CONTRIBUTION_COLUMNS, PREDICTION_COLUMNS, Part, Predictor, VolumePredictor
-from m4oe.schema import Schema
+from m4oe.schema import Schema, TaskSpec
 from m4oe.tasks import KINDS
 
 
 @dataclass
 class Found:
-    """Parts of a prediction joined, and routing's sums over exams."""
+    """Parts of a prediction joined, and routing's sums over exams. Fields are those of Part, each thing told once."""
 
     predictions: pd.DataFrame
     contributions: pd.DataFrame
     cases: pd.DataFrame
+    scored: list[TaskSpec]
     failed: dict[str, str]
+    notes: list[str]
     masks: list[Path]
     joint: np.ndarray | None
     effective_tokens: float | None
-    gate: Mapping[str, np.ndarray]
+    gate: Mapping[str, Mapping[str, np.ndarray]]
+
+    @property
+    def nothing(self) -> bool:
+        """Whether no exam came to anything."""
+        return not (len(self.predictions) or self.masks)
 
 
 def predicted(
@@ -48,14 +55,15 @@ def predicted(
         if folder is not None:
             written += [folder.write(mask) for mask in part.masks]
         parts.append(Part(**{**part.__dict__, "masks": ()}))
-    failed = {exam: reason for part in parts for exam, reason in part.failed.items()}
     joints = [part.joint for part in parts if part.joint is not None]
     shares = [part.effective_tokens for part in parts if part.effective_tokens is not None]
     return Found(
         joined([part.predictions for part in parts], PREDICTION_COLUMNS),
         joined([part.contributions for part in parts], CONTRIBUTION_COLUMNS),
         joined([part.cases for part in parts], CASE_COLUMNS),
-        failed,
+        list({task.model_dump_json(): task for part in parts for task in part.scored}.values()),
+        _failed(parts),
+        list(dict.fromkeys(note for part in parts for note in part.notes)),
         written,
         np.concatenate(joints).mean(0) if joints else None,
         float(np.nanmean(shares)) if shares and not np.isnan(shares).all() else None,
@@ -63,9 +71,24 @@ def predicted(
     )
 
 
-def _summed(gates: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    layers = dict.fromkeys(layer for gate in gates for layer in gate)
-    return {layer: np.sum([gate[layer] for gate in gates if layer in gate], axis=0) for layer in layers}
+def _failed(parts: Sequence[Part]) -> dict[str, str]:
+    """{exam: what was wrong with it}: with each of its pictures, where these are parts of their own."""
+    reasons: dict[str, list[str]] = {}
+    for part in parts:
+        for exam, reason in part.failed.items():
+            reasons.setdefault(exam, []).append(reason)
+    return {exam: "; ".join(told) for exam, told in reasons.items()}
+
+
+def _summed(gates: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+    """{modality: {layer: (E,)}}, the sums of all parts."""
+    total: dict[str, dict[str, np.ndarray]] = {}
+    for gate in gates:
+        for modality, layers in gate.items():
+            place = total.setdefault(modality, {})
+            for layer, sums in layers.items():
+                place[layer] = place.get(layer, 0) + sums
+    return {modality: layers for modality, layers in total.items() if layers}
 
 
 def joined(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -86,7 +109,7 @@ def _routing(found: Found, artifact: Artifact) -> dict[str, Any]:
     """The content of routing.json."""
     schema = artifact.schema
     facts: dict[str, Any] = {
-        "modalities": list(schema.modalities),
+        "modalities": [*schema.modalities, *(name for name in found.gate if name not in schema.modalities)],
         "tasks": [task.name for task in schema.tasks],
         "withheld": dict(artifact.withheld),
         "agreement": _agreement(found.contributions),
@@ -98,14 +121,17 @@ def _routing(found: Found, artifact: Artifact) -> dict[str, Any]:
         facts["P_modality_given_task"] = modality_given_task(joint).tolist()
         facts["P_expert_given_modality_task"] = expert_given_modality_task(joint).tolist()
     if found.gate:
-        facts["gate"] = {"layers": list(found.gate), "load": [_shares(sums).tolist() for sums in found.gate.values()]}
+        facts["gate"] = _gate(found.gate, facts["modalities"])
     return facts
 
 
-def _shares(sums: np.ndarray) -> np.ndarray:
-    """(M, E) share of each expert in what pictures of a modality were routed to; 0 for a modality that was not seen."""
-    whole = sums.sum(1, keepdims=True)
-    return np.divide(sums, whole, out=np.zeros_like(sums), where=whole > 0)
+def _gate(gate: Mapping[str, Mapping[str, np.ndarray]], modalities: Sequence[str]) -> dict[str, Any]:
+    """layers, and of each the load (M, E): the share of each expert in what pictures of a modality were routed to; 0
+    for a modality that was not seen."""
+    any_one = next(iter(gate.values()))
+    none = np.zeros_like(next(iter(any_one.values())))
+    loads = [[gate.get(name, {}).get(layer, none) for name in modalities] for layer in any_one]
+    return {"layers": list(any_one), "load": [[(sums / (sums.sum() or 1)).tolist() for sums in one] for one in loads]}
 
 
 def _agreement(contributions: pd.DataFrame) -> dict[str, float]:
@@ -122,11 +148,11 @@ def _agreement(contributions: pd.DataFrame) -> dict[str, float]:
 
 
 def metrics_of(
-    folder: Path, artifact: Artifact, cohorts: Sequence[Cohort], training: pd.DataFrame | None
+    folder: Path, schema: Schema, cohorts: Sequence[Cohort], training: pd.DataFrame | None
 ) -> dict[str, Any]:
     predictions = read_table(folder / "predictions.csv")
     cases = read_table(folder / "cases.csv") if (folder / "cases.csv").is_file() else None
-    return evaluate(predictions, cases, artifact.schema, groups=groups_of(cohorts), training=training)
+    return evaluate(predictions, cases, schema, groups=groups_of(cohorts), training=training)
 
 
 def groups_of(cohorts: Sequence[Cohort]) -> pd.DataFrame | None:

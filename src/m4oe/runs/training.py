@@ -13,6 +13,7 @@ from torch import nn
 
 from m4oe.artifact import Artifact, load_artifact, save_artifact
 from m4oe.config import Config
+from m4oe.data.augmentation import flips_of
 from m4oe.data.fingerprint import refuse_empty_classes
 from m4oe.data.splits import split_exams
 from m4oe.data.table import Cohort, load_cohort
@@ -24,7 +25,7 @@ from m4oe.runs.facts import schema_of, survival_labels, task_kinds
 from m4oe.runs.growth import write_growth
 from m4oe.runs.tables import metrics_of, predicted, rows_of, write_csv, write_tables
 from m4oe.schema import Schema
-from m4oe.study import load_study
+from m4oe.study import Study, load_study
 from m4oe.tasks import KINDS
 from m4oe.train.resume import begin_run
 
@@ -53,6 +54,7 @@ def train_run(
     refuse_empty_classes(cohorts)
     config = config.for_tasks(task_kinds(loaded))
     _refuse_refit(config, splits)
+    _check_flips(config, loaded, tell)
     begin_run(out, config, loaded, describe())
     write_csv(splits, out / "splits.csv")
     folds = sorted(splits["fold"].unique())
@@ -83,6 +85,18 @@ def _refuse_refit(config: Config, splits: pd.DataFrame) -> None:
     judged = splits.groupby("fold")["split"].agg(lambda names: (names == "validation").any())
     if not judged.all():
         raise UserError("config: train.refit: the split has no validation exams to train on again; leave it out")
+
+
+def _check_flips(config: Config, studies: Sequence[Study], tell: Tell) -> None:
+    """Says which pictures are not mirrored though it is asked for. Raises UserError where none would be."""
+    kinds = {source.kind for study in studies for source in study.inputs.values() if source.kind != "table"}
+    fixed = sorted(kind for kind in kinds if not any(flips_of(kind)))
+    if config.model.kind != "segmenter" or not config.model.segmenter.flips or not fixed:
+        return
+    why = f"model.segmenter.flips: pictures of kind {', '.join(fixed)} are not mirrored: it would swap left and right"
+    if len(fixed) == len(kinds) and config.phases[0].grow is None:
+        raise UserError(f"config: {why}; leave it out")
+    tell(why)
 
 
 def _train_fold(
@@ -137,7 +151,7 @@ def finish_run(
     test = predicted(predictor_of(artifact, device), rows_of(cohorts, splits, "test", schema), size, folder / "masks")
     write_tables(folder, [validation, test], artifact)
     _refuse_failed({**validation.failed, **test.failed})
-    write_metrics(metrics_of(folder, artifact, cohorts, training), folder / "metrics.json")
+    write_metrics(metrics_of(folder, artifact.schema, cohorts, training), folder / "metrics.json")
 
 
 def withheld_tasks(scores: Mapping[str, Any], schema: Schema) -> dict[str, str]:
@@ -163,7 +177,7 @@ def _pool(out: Path, folders: Sequence[Path], cohorts: Sequence[Cohort]) -> None
         if tables:
             table = pd.concat(tables, ignore_index=True)
             write_csv(table[table["split"] == "test"] if "split" in table else table, out / name)
-    write_metrics(metrics_of(out, artifact, cohorts, None), out / "metrics.json")
+    write_metrics(metrics_of(out, artifact.schema, cohorts, None), out / "metrics.json")
 
 
 def _refuse_failed(failed: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from m4oe.data.augmentation import RANGES, Augmentation, Ranges
+from m4oe.data.augmentation import Augmentation, flips_of
 from m4oe.data.readers.indices import OUTSIDE
 
 ANGLE, SCALE = 20.0, 1.25
@@ -88,7 +88,7 @@ def sample_view(
     shift, draw = rng.uniform(-0.5, 0.5, 2), (strength * rng.uniform(-1, 1, 5)).tolist()
     flips, turned, blurred = rng.random(2) < 0.5, rng.random() < TURNED, rng.random() < BLURRED
     noise, blur, seed = strength * rng.random(), strength * rng.random(), int(rng.integers(2**31))
-    may = RANGES.get(kind, Ranges()).flips
+    may = flips_of(kind)
     centre = [_near(around[axis] if around else None, shape[axis], size[axis], float(shift[axis])) for axis in range(2)]
     return View(
         centre=(centre[0], centre[1]),
