@@ -17,18 +17,6 @@ from m4oe.data.volumes.plan import make_plan
 from m4oe.schema import Schema
 from m4oe.study import parse_study
 
-# A segmenter that trains in a second.
-LITTLE_SLICES = (
-    "model.segmenter.size=[16, 16]",
-    "model.segmenter.width=8",
-    "model.segmenter.patch=4",
-    "model.segmenter.depths=[1, 1]",
-    "model.segmenter.heads=[1, 2]",
-    "model.segmenter.window=4",
-    "train.max_epochs=1",
-    "train.slices_per_epoch=4",
-    "train.precision='32'",
-)
 SPACING = (3.0, 1.0, 1.0)  # of D, H, W
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 from m4oe import cli
 from m4oe.train.resume import absolute_study
 from small_runs import LITTLE, trained
-from small_volumes import LITTLE_SLICES, block, study_of, volume, write_volume
+from small_segmenters import NETWORK, TRAINING
+from small_volumes import block, study_of, volume, write_volume
 
 VERBS = {
     "demo": ["--device", "--out", "--quiet", "-o", "cohort"],
@@ -435,7 +436,7 @@ def _empty_masks(folder: Path) -> None:
         write_volume(path, 0 * block())
 
 
-TRAIN_VOLUMES = ("train", "{study}", *LITTLE_SLICES, "-o", "{new}")
+TRAIN_VOLUMES = ("train", "{study}", *NETWORK, *TRAINING, "-o", "{new}")
 BAD_VOLUMES: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "mask of another affine": (_moved_mask, ["table.csv, row 3", "'v_organs'", "v1_mask.nii.gz", "copy_affine"]),
     "picture of another channel": (_another_channel, ["table.csv, row 3", "'image'", "2 channels", "has 1"]),
@@ -466,7 +467,7 @@ def test_a_modality_that_hard_routing_does_not_know_ends_with_2(volumes, m4oe):
     """Every exam is named with the reason, and what is known; a scan that is known goes on."""
     place = Place(volumes)
     hard = 'phases=[{"name": "specialise", "routing": "modality"}]'
-    assert m4oe("train", place.study, *LITTLE_SLICES, hard, "-o", place.out).code == 0
+    assert m4oe("train", place.study, *NETWORK, *TRAINING, hard, "-o", place.out).code == 0
     assert m4oe(*words(place, PREDICT)).code == 0
     study = yaml.safe_load(place.study.read_text())
     study["inputs"]["image"]["modality"] = "dixon"

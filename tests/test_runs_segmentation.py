@@ -1,4 +1,4 @@
-"""Segmentation runs, from studies on disk to masks: phases, files, resuming, other studies, growing."""
+"""Segmentation runs, from studies on disk to masks: phases, files, other studies."""
 
 from __future__ import annotations
 
@@ -20,29 +20,8 @@ from m4oe.runs import describe_model, evaluate_run, predict_run, train_run
 from m4oe.runs.training import _check_flips
 from m4oe.study import load_study
 from m4oe.train.resume import absolute_study
-from small_volumes import LITTLE_SLICES, block, study_of, volume
-
-CPU = torch.device("cpu")
-PHASES = [
-    {"name": "pretrain", "routing": "modality", "objective": "masked_images"},
-    {"name": "specialise", "routing": "modality"},
-    {"name": "gate"},
-]
-
-
-def study(folder: Path, name: str, kind: str, cases: int = 6, **facts: object) -> Path:
-    pairs = {f"{name}{case}": (volume(case), block()) for case in range(cases)}
-    cohort = study_of(folder, pairs, name, kind=kind, **facts)
-    path = folder / name / "study.yaml"
-    content = yaml.safe_load(absolute_study(cohort.study)) | {"split": {"fractions": [0.5, 0.25, 0.25]}}
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
-def train(studies: list[Path], out: Path, phases: list[dict], *more: str) -> Path:
-    config = load_config(None, [*LITTLE_SLICES, f"phases={json.dumps(phases)}", *more])
-    train_run(studies, config, out, CPU)
-    return out
+from small_segmenters import CPU, NETWORK, PHASES, TRAINING, study, train
+from small_volumes import block, study_of, volume
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +77,7 @@ def test_gates_are_told_by_layer_modality_and_expert(run):
 
 def test_the_same_command_finds_all_done(run, studies):
     told: list[str] = []
-    config = load_config(None, [*LITTLE_SLICES, f"phases={json.dumps(PHASES)}"])
+    config = load_config(None, [*NETWORK, *TRAINING, f"phases={json.dumps(PHASES)}"])
     train_run(studies, config, run, CPU, tell=told.append)
     assert told == [f"{run}: trained already"]
 
@@ -134,15 +113,6 @@ def test_a_folder_of_scans_is_segmented(run, studies, tmp_path):
     outcome = predict_run(run, [str(scans)], tmp_path / "out", CPU)
     assert outcome.exams == 2 and not outcome.failed
     assert len(list((tmp_path / "out" / "masks").glob("*.nii.gz"))) == 2
-
-
-def test_a_run_grows_by_a_modality_and_says_what_that_did_to_the_old(run, tmp_path):
-    new = study(tmp_path / "new", "c", "xray")
-    out = train([new], tmp_path / "grown", [{"name": "grow", "grow": {"from": str(run)}}])
-    grown = load_artifact(out)
-    assert grown.schema.modalities == ("mr", "ct", "xray")
-    growth = json.loads((out / "growth.json").read_text())
-    assert growth.keys() == {"a_organs", "b_organs"}
 
 
 def test_experts_start_as_copies_of_a_dense_run(run, studies, tmp_path):

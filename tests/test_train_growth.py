@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from m4oe.batch import Batch, Rows
-from m4oe.config import Phase
+from m4oe.config import Gate, Phase
 from m4oe.errors import UserError
 from m4oe.nets.build import build_model
 from m4oe.schema import Schema
@@ -31,14 +31,34 @@ def pets(size: int = 4) -> Batch:
     )
 
 
-@pytest.fixture(params=["unified", "heads"])
+# Keys of a segmenter's section, and the routing of the phase.
+NETWORKS = {
+    "unified": ({}, "gate"),
+    "heads": ({"labels": "heads"}, "gate"),
+    "patch stem": ({"stem": "patch"}, "gate"),
+    "top 1": ({"gate": Gate(top_k=1)}, "gate"),
+    "top 2 of 3": ({"gate": Gate(top_k=2)}, "gate"),
+    "a gate per sample": ({"gate": Gate(per="sample")}, "gate"),
+    "top 1 per sample": ({"gate": Gate(per="sample", top_k=1)}, "gate"),
+    "a shared expert": ({"shared_expert": True}, "gate"),
+    "experts in the decoder": ({"experts": "decoder"}, "gate"),
+    "by modality": ({}, "modality"),
+    "all at once": (
+        {"labels": "heads", "stem": "patch", "shared_expert": True, "gate": Gate(per="sample", top_k=2)},
+        "gate",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def grown(request):
     """(the old network, the grown one after a few steps on the new modality, what its parameters were before)"""
-    model = slices_model(labels=request.param)
+    own, routing = NETWORKS[request.param]
+    model, phase = slices_model(**own), Phase(routing=routing)
     torch.manual_seed(0)
-    old = build_model(model, SCHEMA, Phase()).eval()
+    old = build_model(model, SCHEMA, phase).eval()
     torch.manual_seed(1)
-    new = build_model(model, GROWN, Phase())
+    new = build_model(model, GROWN, phase)
     load_grown(new, old.state_dict())
     undecayed = freeze_grown(new, old.state_dict())
     before = {name: value.clone() for name, value in new.state_dict().items()}
@@ -87,6 +107,19 @@ def test_a_closed_gate_predicts_what_the_old_model_predicted_bit_for_bit(grown):
     assert any(not torch.equal(then.logits[task].values, opened.logits[task].values) for task in tasks)
 
 
+def test_a_closed_model_answers_for_what_it_was_and_says_so_of_what_is_new(grown):
+    old, new, _ = grown
+    new.restrict(experts=len(SCHEMA.modalities), outputs=len(old.head.bias))
+    batch = Batch(pets().exams, pets().inputs, {})
+    with torch.no_grad():
+        assert new(batch).logits.keys() == {task.name for task in SCHEMA.tasks}
+        with pytest.raises(ValueError, match="task 'lesion' has a class that is closed"):
+            new(batch, ["lesion"])
+    new.restrict()
+    with torch.no_grad():
+        assert "lesion" in new(batch).logits
+
+
 def test_what_is_old_did_not_change_and_what_is_new_did(grown):
     old, new, before = grown
     changed = set()
@@ -110,5 +143,5 @@ def test_a_new_expert_starts_as_a_copy_of_the_first():
 
 def test_another_network_cannot_be_grown():
     old = build_model(slices_model(width=32), SCHEMA, Phase())
-    with pytest.raises(UserError, match="the 'model' section of its config"):
+    with pytest.raises(UserError, match="for which its grown form has no place"):
         load_grown(build_model(slices_model(), GROWN, Phase()), old.state_dict())

@@ -188,10 +188,7 @@ def test_without_validation_exams_there_is_nothing_to_fit_again(breast, tmp_path
         trained([study], tmp_path / "run", *REFIT)
 
 
-GROWN = "phases=[{name: grow, grow: {from: elsewhere}}]"
-
-
-@pytest.mark.parametrize("override", ["model.kind=segmenter", "phases=[{name: one}, {name: two}]", GROWN])
+@pytest.mark.parametrize("override", ["model.kind=segmenter", "phases=[{name: one}, {name: two}]"])
 def test_segmenters_and_several_phases_are_refused(breast, tmp_path, override):
     config = load_config(overrides=[*LITTLE, *REFIT, override])
     with pytest.raises(UserError, match=r"train\.refit is for classifiers trained in one phase"):

@@ -21,6 +21,7 @@ from m4oe.errors import UserError
 from m4oe.schema import Schema
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def write_text(path: Path, text: str) -> None:
 def save_artifact(artifact: Artifact, folder: Path) -> None:
     """Writes the model folder; an older model in it is replaced only by whole files."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(artifact.network, folder / "model.safetensors")
+    save_weights(artifact.network, folder / WEIGHTS)
     facts = {
         "format": FORMAT,
         "m4oe": __version__,
@@ -83,7 +84,7 @@ def load_artifact(folder: Path) -> Artifact:
     """
     from m4oe.nets.build import build_model
 
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    folder = model_folder(folder)
     facts = _facts(folder / "config.json")
     try:
         model, schema = Model.model_validate(facts["model"]), Schema.model_validate(facts["schema"])
@@ -92,9 +93,14 @@ def load_artifact(folder: Path) -> Artifact:
         raise UserError(f"{folder / 'config.json'}: damaged: it does not describe a model; train again") from None
     # Weights come from the file: nothing is fetched to build the network that takes them.
     network = build_model(without_pretrained(model), schema, phase)
-    load_weights(network, folder / "model.safetensors")
+    load_weights(network, folder / WEIGHTS)
     told = facts.get("scores", {}), facts.get("withheld", {}), phase, bool(facts.get("refitted", False))
     return Artifact(network.eval(), model, schema, *told)
+
+
+def model_folder(run: Path) -> Path:
+    """Where the model of a run lies: in its `model/`; of a model folder, in itself."""
+    return run / "model" if (run / "model").is_dir() else run
 
 
 def without_pretrained(model: Model) -> Model:

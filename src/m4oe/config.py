@@ -160,7 +160,7 @@ class Phase(Facts):
     or tasks.
     """
 
-    name: str = "train"
+    name: str = Field(default="train", description="in the log and among the checkpoints; each phase has its own")
     routing: Literal["modality", "gate"] = "gate"
     objective: Literal["labels", "masked_images"] = "labels"
     grow: Grow | None = None
@@ -224,6 +224,13 @@ class Config(Facts):
             raise ValueError("phases: only the first can grow another run's model")
         return self
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Config:
+        names = [phase.name for phase in self.phases]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"phases: {names.count(twice)} are called {twice!r}; give each a 'name' of its own")
+        return self
+
     _given: dict[str, Any] | None = PrivateAttr(default=None)  # what the user wrote, before any preset
 
     def __eq__(self, other: object) -> bool:
@@ -235,12 +242,23 @@ class Config(Facts):
         copy._given = None
         return copy
 
+    @property
+    def written(self) -> dict[str, Any]:
+        """What the user wrote, before any preset; of a config made in Python, what was set."""
+        return self.model_dump(exclude_unset=True, mode="json") if self._given is None else self._given
+
+    def inheriting(self, model: Model, routing: str) -> Config:
+        """This config, which grows a run, over the `model` and the routing of that run, as if they were written."""
+        first, *rest = self.written["phases"]
+        content = _merged({"model": model.model_dump(mode="json")}, self.written)
+        return _resolved({**content, "phases": [{"routing": routing, **first}, *rest]}, "config")
+
     def for_tasks(self, kinds: Collection[str]) -> Config:
         """This config for tasks of these kinds: `model.kind` told, and the defaults of a segmenter where it is one."""
         segmenter = set(kinds) == {"segmentation"} if self.model.kind == "auto" else self.model.kind == "segmenter"
         if not segmenter:
             return self.model_copy(update={"model": self.model.model_copy(update={"kind": "classifier"})})
-        given = self.model_dump(exclude_unset=True, mode="json") if self._given is None else self._given
+        given = self.written
         own = given.get("model", {}).get("segmenter", {})
         implied = IMPLIED.get(own.get("network", "swin_unet"), {"experts": "none"})
         told = _merged({"model": {"segmenter": implied}}, _merged(given, {"model": {"kind": "segmenter"}}))
@@ -258,7 +276,11 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     content = _read(Path(path)) if path else {}
     for text in overrides:
         _set(content, text)
-    source = str(path) if path else "config"
+    return _resolved(content, str(path) if path else "config")
+
+
+def _resolved(content: dict[str, Any], source: str) -> Config:
+    """The config of what a user wrote in `source`: over its preset, and with `content` remembered as written."""
     preset = (
         (content.get("model") or {}).get("preset", "tiny") if isinstance(content.get("model", {}), dict) else "tiny"
     )
@@ -275,6 +297,14 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 def dump_config(config: Config) -> str:
     """The YAML of a resolved `config`; reading it gives the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flattened(content: object, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one {"train.seed": value}; anything else is a value."""
+    if not isinstance(content, Mapping):
+        return {prefix: content}
+    parts = [flattened(value, f"{prefix}.{key}" if prefix else key) for key, value in content.items()]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:

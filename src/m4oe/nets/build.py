@@ -74,9 +74,14 @@ def start(network: Segmenter, model: config.Model, fresh: Sequence[str] = ()) ->
     return load_dense(network.network, read_dense(name), fresh) if name else None
 
 
+def expert_of(model: config.Model, schema: Schema) -> dict[str, int]:
+    """The expert of each modality of a segmenter, those included that the config leaves to their order."""
+    return dict(zip(schema.modalities, experts_of(schema.modalities, model.segmenter.expert_of)))
+
+
 def _feed_forward(model: config.Model, schema: Schema, routing: str) -> FeedForward:
     own = model.segmenter
-    experts = experts_of(schema.modalities, own.expert_of)
+    experts = list(expert_of(model, schema).values())
     count = max(experts) + 1
 
     def expert_ffn(width: int) -> ExpertFFN:

@@ -71,15 +71,15 @@ class Segmenter(nn.Module):
     def forward(self, batch: Batch, tasks: Sequence[str] | None = None) -> Prediction:
         """Logits (P, C, H, W) of `tasks`, for the exams that have an input on which the mask lies.
 
-        By default of all tasks; where the batch has labels, of those and of the exams that have them, no more.
+        By default of all open tasks; where the batch has labels, of those and of the exams that have them, no more.
         Of the task "unified" (unified labels only): (P, U, H, W) of every picture, an exam with two having two rows.
-        Raises ValueError for a batch without pictures.
+        Raises ValueError for a batch without pictures, and for a task that `restrict` has closed.
         """
         pictures = self.pictures(batch)
         features, routing = self.network(pictures.values, pictures.modality)
         parts = features.split([len(index) for index in pictures.index])
         if tasks is not None or not batch.targets:
-            names = self.outputs if tasks is None else tasks
+            names = [task for task in self.outputs if all(self._open(task))] if tasks is None else tasks
             logits = {task: self._of_task(task, parts, pictures) for task in names}
         else:
             logits = {task: self._of_task(task, parts, pictures, rows.index) for task, rows in batch.targets.items()}
@@ -143,12 +143,18 @@ class Segmenter(nn.Module):
         """What the head reads for `task`, of what the network says of P pictures: for all tasks the same."""
         return part
 
-    def _logits(self, task: str, part: Tensor, size: Sequence[int]) -> Tensor:
-        """(P, C, H, W) of the task's classes, from features of P pictures; of the head, what these classes need."""
-        features = self._features(task, part, size)
+    def _open(self, task: str) -> list[list[int]]:
+        """Of each class of `task` the outputs that are open; none of a class that is new in a model which `restrict`
+        has made what it was."""
         count = len(self.head.bias) if self.open_outputs is None else self.open_outputs
         classes = [[number] for number in range(count)] if task == UNIFIED else self.outputs[task]
-        classes = [[output for output in members if output < count] for members in classes]
+        return [[output for output in members if output < count] for members in classes]
+
+    def _logits(self, task: str, part: Tensor, size: Sequence[int]) -> Tensor:
+        """(P, C, H, W) of the task's classes, from features of P pictures; of the head, what these classes need."""
+        features, classes = self._features(task, part, size), self._open(task)
+        if not all(classes):
+            raise ValueError(f"task {task!r} has a class that is closed: it is new in the grown model")
         first, last = min(map(min, classes)), max(map(max, classes))
         logits = linear(features, self.head.weight[first : last + 1], self.head.bias[first : last + 1])
         return marginal(as_picture(logits, size), [[output - first for output in outputs] for outputs in classes])

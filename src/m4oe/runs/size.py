@@ -15,6 +15,7 @@ from m4oe.data.splits import split_exams
 from m4oe.data.table import load_cohort
 from m4oe.nets.build import build_model
 from m4oe.runs.facts import schema_of, task_kinds
+from m4oe.runs.inheritance import inherited
 from m4oe.schema import Schema
 from m4oe.study import load_study
 
@@ -46,8 +47,9 @@ def _model_of(sources: Sequence[Path], config: Config) -> tuple[torch.nn.Module,
         artifact = load_artifact(sources[0])
         return artifact.network.eval(), artifact.schema, artifact.model
     cohorts = [load_cohort(load_study(path)) for path in sources]
-    model = config.for_tasks(task_kinds([cohort.study for cohort in cohorts])).model
-    schema = schema_of(cohorts, split_exams(cohorts), 0, model)
+    model = inherited(config).for_tasks(task_kinds([cohort.study for cohort in cohorts])).model
+    grow = config.phases[0].grow
+    schema = schema_of(cohorts, split_exams(cohorts), 0, model, grown_from=grow and grow.run)
     # Weights do not matter for size and cost: none are fetched.
     model = without_pretrained(model)
     return build_model(model, schema).eval(), schema, model

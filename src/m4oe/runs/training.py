@@ -23,11 +23,13 @@ from m4oe.evaluate import evaluate, read_table, write_metrics
 from m4oe.predict import predictor_of
 from m4oe.runs.facts import schema_of, survival_labels, task_kinds
 from m4oe.runs.growth import write_growth
+from m4oe.runs.inheritance import inherited
 from m4oe.runs.tables import metrics_of, predicted, rows_of, write_csv, write_tables
 from m4oe.schema import Schema
 from m4oe.study import Study, load_study
 from m4oe.tasks import KINDS
-from m4oe.train.resume import begin_run
+from m4oe.train.resume import PLAN, begin_run, hold_to
+from m4oe.train.starting import weights_before
 
 Tell = Callable[[str], None]
 
@@ -52,10 +54,11 @@ def train_run(
     cohorts = [load_cohort(study) for study in loaded]
     splits = split_exams(cohorts) if splits is None else _of_cohorts(splits, cohorts)
     refuse_empty_classes(cohorts)
-    config = config.for_tasks(task_kinds(loaded))
+    config = inherited(config).for_tasks(task_kinds(loaded))
     _refuse_refit(config, splits)
     _check_flips(config, loaded, tell)
     begin_run(out, config, loaded, describe())
+    hold_to(out, weights_before(config))
     write_csv(splits, out / "splits.csv")
     folds = sorted(splits["fold"].unique())
     for fold in folds:
@@ -63,7 +66,7 @@ def train_run(
         if (folder / "metrics.json").is_file():
             tell(f"{folder}: trained already")
             continue
-        _train_fold(cohorts, splits[splits["fold"] == fold], config, folder, device, progress, tell)
+        _train_fold(cohorts, splits[splits["fold"] == fold], config, out, folder, device, progress, tell)
     if len(folds) > 1:
         _pool(out, [out / f"fold_{fold}" for fold in folds], cohorts)
 
@@ -77,7 +80,7 @@ def _of_cohorts(splits: pd.DataFrame, cohorts: Sequence[Cohort]) -> pd.DataFrame
 def _refuse_refit(config: Config, splits: pd.DataFrame) -> None:
     if not config.train.refit:
         return
-    if config.model.kind == "segmenter" or len(config.phases) > 1 or config.phases[0].grow:
+    if config.model.kind == "segmenter" or len(config.phases) > 1:
         raise UserError(
             "config: train.refit is for classifiers trained in one phase, whose kept epoch says how long to train; "
             "leave it out for segmenters, several phases and 'grow'"
@@ -103,6 +106,7 @@ def _train_fold(
     cohorts: Sequence[Cohort],
     splits: pd.DataFrame,
     config: Config,
+    out: Path,
     folder: Path,
     device: torch.device,
     progress: bool,
@@ -114,7 +118,8 @@ def _train_fold(
     fold = int(splits["fold"].iloc[0])
     folder.mkdir(parents=True, exist_ok=True)
     grow = config.phases[0].grow
-    schema = schema_of(cohorts, splits, fold, config.model, folder / "plan.json", grow and grow.run)
+    schema = schema_of(cohorts, splits, fold, config.model, folder / PLAN, grow and grow.run)
+    hold_to(out, {str((folder / PLAN).relative_to(out)): folder / PLAN})
     tell(f"training: {', '.join(f'{n} {split}' for split, n in splits['split'].value_counts().items())} exams")
     exams = Fold(cohorts, schema, splits, folder / "cache")
     judge = network = fit(exams, config, folder, device, progress=progress)

@@ -23,8 +23,8 @@ def load_grown(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     for name, old in state.items():
         if name not in own or not _contains(own[name].shape, old.shape):
             raise UserError(
-                f"phases: the model to be grown has {name!r} {tuple(old.shape)}, which this config does not lead to; "
-                "take over the 'model' section of its config.yaml"
+                f"phases: the model to be grown has {name!r} {tuple(old.shape)}, for which its grown form has no "
+                "place; grow a run whose last phase has learned from labels, by a phase that does"
             )
         if ".experts." in name:
             own[name][len(old) :] = old[0]

@@ -41,7 +41,7 @@ def fit(fold: Fold, config: Config, out: Path, device: torch.device, *, progress
             load_previous(network, previous.state_dict(), phase)
             if _adds_gates(phase, config):
                 start_gates(network, previous, fold, config, device)
-        elif config.model.kind == "segmenter":
+        elif config.model.kind == "segmenter" and phase.grow is None:
             start_network(network, config, phase, fold.schema, out)
         kept = _grow(network, phase)
         freeze(network, phase)

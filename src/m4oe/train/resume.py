@@ -1,4 +1,7 @@
-"""What makes a run the same run: its config, its studies, their tables. The same command on it resumes."""
+"""What makes a run the same run: its config, its studies, their tables, and the files that it starts from.
+
+The same command on it resumes.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ import yaml
 from pydantic import ValidationError
 
 from m4oe.artifact import write_text
-from m4oe.config import Config, dump_config
+from m4oe.config import Config, dump_config, flattened
 from m4oe.errors import UserError
 from m4oe.study import Study
 
+PLAN = "plan.json"
+
 
 def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: Mapping[str, object]) -> None:
-    """Makes the run folder `out`, or finds in it the very same run to go on with.
+    """Makes the run folder `out`, which may hold a plan, or finds in it the very same run to go on with.
 
     Raises UserError where `out` holds something else, and says what differs.
     """
@@ -28,13 +33,28 @@ def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: 
     if known.is_file():
         _refuse_another(out, _identity_in(known), identity, config)
         return
-    if out.exists() and any(out.iterdir()):
+    if any(path.is_file() and path.name != PLAN for path in out.rglob("*")):
         raise UserError(f"{out}: the folder is not empty and holds no m4oe run; give another with -o")
     (out / "studies").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.yaml", dump_config(config))
     for study in studies:
         write_text(out / "studies" / f"{study.name}.yaml", absolute_study(study))
     write_text(known, json.dumps({**environment, "identity": identity}, indent=1))
+
+
+def hold_to(out: Path, files: Mapping[str, Path]) -> None:
+    """Notes of the run in `out` what it starts from, files by what a user calls them; one that is absent says nothing.
+
+    Raises UserError where a file was noted before and has another content now.
+    """
+    path = out / "environment.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    known = facts.get("files", {})
+    found = {name: _file_digest(file) for name, file in files.items() if file.is_file()}
+    if changed := sorted(name for name, digest in found.items() if known.get(name, digest) != digest):
+        raise _another(out, changed)
+    if found.keys() - known.keys():
+        write_text(path, json.dumps({**facts, "files": {**known, **found}}, indent=1))
 
 
 def _identity_in(path: Path) -> dict[str, str]:
@@ -57,8 +77,11 @@ def _refuse_another(out: Path, known: Mapping[str, str], identity: Mapping[str, 
     if not changed and _digest((out / "config.yaml").read_bytes()) == known.get("config"):
         differs -= {"config"}  # written before a key existed, which has its default now
     if differs:
-        what = ", ".join(sorted(differs - {"config"}) + changed) or "config"
-        raise UserError(f"{out}: holds another run, which differs in: {what}; give another folder with -o")
+        raise _another(out, sorted(differs - {"config"}) + changed or ["config"])
+
+
+def _another(out: Path, differs: Sequence[str]) -> UserError:
+    return UserError(f"{out}: holds another run, which differs in: {', '.join(differs)}; give another folder with -o")
 
 
 def _changed_keys(path: Path, config: Config) -> list[str]:
@@ -67,20 +90,18 @@ def _changed_keys(path: Path, config: Config) -> list[str]:
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
     with suppress(ValidationError):  # of a key that is no more
         told = Config.model_validate(told).model_dump(mode="json")
-    old, new = _flat(told), _flat(config.model_dump(mode="json"))
+    old, new = flattened(told), flattened(config.model_dump(mode="json"))
     return [f"{key} ({old.get(key)} there, {new.get(key)} now)" for key in new if old.get(key) != new.get(key)]
-
-
-def _flat(content: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(content, Mapping):
-        return {prefix: content}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in content.items()]
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def _study_digest(study: Study) -> str:
     content = study.model_dump_json(exclude={"folder"}).encode()
     return _digest(content, study.table_path.read_bytes())
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _digest(*parts: bytes) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from m4oe.artifact import Artifact, load_artifact, write_text
+from m4oe.artifact import WEIGHTS, Artifact, load_artifact, model_folder, write_text
 from m4oe.config import Config, Model, Phase
 from m4oe.nets.build import start
 from m4oe.schema import Schema
@@ -33,9 +33,20 @@ def start_network(network: nn.Module, config: Config, phase: Phase, schema: Sche
     write_text(out / "start.json", json.dumps(report._asdict(), indent=1))
 
 
+def weights_before(config: Config) -> dict[str, Path]:
+    """The file of weights that a training by `config` starts from, under the key that names it; none of a hub."""
+    grow, given = config.phases[0].grow, config.model.segmenter.start
+    if grow is not None:
+        return {"weights of grow.from": model_folder(grow.run) / WEIGHTS}
+    if config.model.kind != "segmenter" or given is None or given.startswith("hf:"):
+        return {}
+    path = Path(given)
+    return {"weights of model.segmenter.start": path if path.is_file() else model_folder(path) / WEIGHTS}
+
+
 def _model_of_ours(folder: Path) -> Artifact | None:
     """The model of a run or of a model folder that `folder` is; None for bare weights."""
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    folder = model_folder(folder)
     known = folder / "config.json"
     if not known.is_file() or "schema" not in json.loads(known.read_text(encoding="utf-8")):
         return None  # a folder of Hugging Face has a config.json, too

@@ -1,0 +1,139 @@
+"""A segmentation run that was interrupted goes on to the very end that it would have had, or is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from m4oe.errors import UserError
+from m4oe.train.diary import Diary
+from small_runs import log_of
+from small_segmenters import PHASES, grow, study, train
+
+TWO_PHASES = (PHASES[1], {"name": "gate", "max_epochs": 2})
+TWO_EPOCHS = "train.max_epochs=2"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("studies")
+    return [study(folder, "a", "mr"), study(folder, "b", "ct")]
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory) -> Path:
+    return study(tmp_path_factory.mktemp("new"), "c", "xray")
+
+
+@pytest.fixture(scope="module")
+def whole(studies, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    return train(studies, tmp_path_factory.mktemp("whole") / "run", TWO_PHASES)
+
+
+def interrupted(phase: str, training: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`training`, in whose phase the power fails in the second epoch."""
+    usual = Diary.on_train_epoch_end
+
+    def cut(self, trainer, module):
+        if module.phase == phase and trainer.current_epoch == 1:
+            raise RuntimeError("power cut")
+        usual(self, trainer, module)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(Diary, "on_train_epoch_end", cut)
+        training()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same weights bit for bit, hence the same predictions."""
+    weights, others = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    assert weights.keys() == others.keys() and len(weights) > 20
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    for name in ("cases.csv", "routing.json", "metrics.json"):
+        assert (one / name).read_text() == (other / name).read_text(), name
+    assert [line["epoch"] for line in log_of(one)] == [line["epoch"] for line in log_of(other)]
+
+
+# ---- the same end
+
+
+def test_a_run_that_is_interrupted_in_its_gate_phase_goes_on_to_the_same_end(studies, whole, tmp_path, monkeypatch):
+    interrupted("gate", lambda: train(studies, tmp_path / "cut", TWO_PHASES), monkeypatch)
+    assert [line["phase"] for line in log_of(tmp_path / "cut")] == ["specialise", "gate"]
+    assert_same(train(studies, tmp_path / "cut", TWO_PHASES), whole)
+
+
+def test_a_growth_that_is_interrupted_goes_on_to_the_same_end(whole, new, tmp_path, monkeypatch):
+    interrupted("grow", lambda: grow(new, tmp_path / "cut", whole, TWO_EPOCHS), monkeypatch)
+    assert [line["phase"] for line in log_of(tmp_path / "cut")] == ["grow"]
+    runs = [grow(new, tmp_path / name, whole, TWO_EPOCHS) for name in ("cut", "uncut")]
+    assert_same(*runs)
+    assert len({(run / "growth.json").read_text() for run in runs}) == 1
+
+
+# ---- another beginning
+
+
+def test_a_run_does_not_go_on_with_a_plan_that_was_edited(studies, tmp_path, monkeypatch):
+    interrupted("gate", lambda: train(studies, tmp_path / "run", TWO_PHASES), monkeypatch)
+    path = tmp_path / "run" / "plan.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps(plan | {"context": 1}))
+    with pytest.raises(UserError, match=r"run: holds another run, which differs in: plan\.json; give another folder"):
+        train(studies, tmp_path / "run", TWO_PHASES)
+    path.unlink()  # made again, it is the same
+    assert (train(studies, tmp_path / "run", TWO_PHASES) / "metrics.json").is_file()
+
+
+def test_a_plan_that_was_edited_and_copied_into_a_new_folder_is_used(studies, whole, tmp_path):
+    plan = json.loads((whole / "plan.json").read_text())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan | {"size": [24, 16]}))
+    run = train(studies, tmp_path / "run", PHASES[1:2])
+    assert json.loads((run / "model" / "config.json").read_text())["schema"]["plan"]["size"] == [24, 16]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="the folder is not empty and holds no m4oe run"):
+        train(studies, tmp_path / "other", PHASES[1:2])
+
+
+def altered(run: Path) -> None:
+    """`run` as if it had been trained again: its weights are others."""
+    path = run / "model" / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: value + 1 for name, value in weights.items()}, path, metadata={"format": "pt"})
+
+
+def test_a_growth_does_not_go_on_from_other_weights(whole, new, tmp_path, monkeypatch):
+    old = shutil.copytree(whole, tmp_path / "old")
+    interrupted("grow", lambda: grow(new, tmp_path / "run", old, TWO_EPOCHS), monkeypatch)
+    altered(old)
+    with pytest.raises(UserError, match=r"run: holds another run, which differs in: weights of grow\.from; give"):
+        grow(new, tmp_path / "run", old, TWO_EPOCHS)
+
+
+def test_a_run_does_not_go_on_from_other_weights_to_start_with(studies, whole, tmp_path, monkeypatch):
+    old = shutil.copytree(whole, tmp_path / "old")
+    start = f"model.segmenter.start={old}", "model.segmenter.experts=both"
+    one = [PHASES[1] | {"fresh": ["*.experts.*"], "max_epochs": 2}]
+    interrupted("specialise", lambda: train(studies, tmp_path / "run", one, *start), monkeypatch)
+    altered(old)
+    with pytest.raises(UserError, match=r"differs in: weights of model\.segmenter\.start; give another folder"):
+        train(studies, tmp_path / "run", one, *start)
+
+
+def test_a_run_of_before_beginnings_were_noted_goes_on(studies, whole, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts.pop("files").keys() == {"plan.json"}
+    (run / "environment.json").write_text(json.dumps(facts))
+    (run / "metrics.json").unlink()
+    train(studies, run, TWO_PHASES)
+    assert json.loads((run / "environment.json").read_text())["files"].keys() == {"plan.json"}
