@@ -75,6 +75,24 @@ def test_a_copy_keeps_its_changes_for_a_segmenter():
     assert [phase.name for phase in told.phases] == ["specialise", "gate"]
 
 
+def test_phases_of_one_name_are_refused(tmp_path):
+    """Else the second would be taken for the first, which is finished."""
+    (tmp_path / "c.yaml").write_text("phases: [{routing: modality}, {routing: modality, learning_rate: 1.0e-4}]\n")
+    with pytest.raises(UserError, match=r"c\.yaml: phases: 2 are called 'train'; give each a 'name' of its own"):
+        load_config(tmp_path / "c.yaml")
+    with pytest.raises(UserError, match="2 are called 'b'"):
+        load_config(overrides=["phases=[{name: a}, {name: b}, {name: b}]"])
+
+
+def test_a_segmenter_of_the_paper_s_preset_decays_weights_as_the_paper_does():
+    """SGD of learning rate .05, momentum .9 and decay 1e-4 (PAPERS 2.4): a step's pull is .05 x 1e-4, and momentum sums
+    it to 1 / (1 - .9) = 10 times that. AdamW pulls by learning rate times decay."""
+    config = load_config(overrides=["model.preset=paper"])
+    train = config.for_tasks({"segmentation"}).train
+    assert train.learning_rate * train.weight_decay == pytest.approx(0.05 * 1e-4 / (1 - 0.9))
+    assert config.for_tasks({"binary"}).train.weight_decay == 5e-5  # the classifier's, of the other paper
+
+
 def test_the_defaults_of_a_segmenter_are_those_of_its_page():
     page = (Path(__file__).resolve().parents[1] / "docs" / "config.md").read_text(encoding="utf-8")
     rows = page.partition("### model.segmenter\n")[2].partition("###")[0]
