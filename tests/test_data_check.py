@@ -219,6 +219,16 @@ def test_grids_and_classes_of_volumes(tmp_path):
     assert not errors(findings) and any("'never' occurs in 0 patients" in p.message for p in findings.problems)
 
 
+def test_classes_that_only_spelling_tells_apart_are_said_to_be_one(tmp_path):
+    cases = {f"c{n}": (volume(n), block()) for n in range(3)}
+    one = study_of(tmp_path, cases, "a", classes=["background", "Liver"])
+    other = study_of(tmp_path, cases, "b", classes=["background", "hepar"], synonyms={"hepar": "liver"})
+    said = [str(p) for p in check_studies([one.study, other.study]).problems if "one class" in p.message]
+    message = "'Liver' (study 'a') and 'liver' (study 'b') are one class, 'liver', where label sets are unified"
+    assert said == [f"{one.study.table_path}: {message}; if they are not, rename one"]
+    assert not [p for p in check_studies([one.study]).problems if "one class" in p.message]
+
+
 def test_masks_elsewhere_are_found_or_fixed(tmp_path):
     cohort = study_of(tmp_path, {f"c{n}": (volume(n), block()) for n in range(3)})
     write_volume(tmp_path / "s" / "c1_mask.nii.gz", block((6, 10, 8)), (3.0, 2.0, 2.0))

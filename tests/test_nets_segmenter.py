@@ -14,7 +14,7 @@ from m4oe.nets.build import build_model
 from m4oe.nets.label_sets import experts_of, own_outputs, unified_outputs
 from m4oe.nets.masked_images import MaskedImages, enlarged
 from m4oe.nets.segmenter import Segmenter, marginal
-from m4oe.schema import Schema
+from m4oe.schema import Schema, TaskSpec
 from m4oe.train.objective import Objective
 from tiny import subset, without
 from tiny_slices import COMPRISES, SCHEMA, SIZE, slices_batch, slices_model
@@ -165,6 +165,35 @@ def test_a_class_in_two_of_a_task_is_refused():
     task = SCHEMA.tasks[0].model_copy(update={"comprises": (("background",), ("liver",), ("left", "liver"))})
     with pytest.raises(UserError, match="'liver' is in two of its classes"):
         unified_outputs(SCHEMA.model_copy(update={"tasks": (task,)}))
+
+
+def spelt(*spellings: str) -> Schema:
+    """Tasks "a", "b", ... of one class each, under these names."""
+    facts = {"kind": "segmentation", "on": "ct", "prior": (0.9, 0.1), "weights": (1.0, 1.0)}
+    tasks = [
+        TaskSpec(name=chr(97 + n), classes=("none", name), comprises=(("none",), (name,)), **facts)
+        for n, name in enumerate(spellings)
+    ]
+    return Schema(streams=SCHEMA.streams, tasks=tuple(tasks))
+
+
+def test_a_class_is_one_whatever_its_spelling():
+    """Were they two, each would be taught as the other's background."""
+    schema = spelt("Left kidney", "left_kidney", "LEFT-KIDNEY", "liver")
+    assert schema.unified == ("background", "left_kidney", "liver")
+    assert unified_outputs(schema)[0] == {**{task: [(0, 2), (1,)] for task in "abc"}, "d": [(0, 1), (2,)]}
+    assert schema.tasks[0].classes == ("none", "Left kidney")  # its own word, in its own masks
+
+
+def test_a_class_is_found_under_all_its_names():
+    """hepar is liver; of "left+right" neither left nor right is the name, and background is no class."""
+    tasks = (SCHEMA.tasks[0].model_copy(update={"classes": ("background", "hepar", "left+right")}), *SCHEMA.tasks[1:])
+    schema = SCHEMA.model_copy(update={"tasks": tasks})
+    assert schema.spellings(["Liver"]) == ("Liver", "hepar", "liver")
+    assert schema.spellings(["hepar", "Right"]) == ("hepar", "Right", "right", "liver")
+    assert schema.spellings(["left"]) == ("left",) and schema.spellings(["background", "heart"]) == (
+        "background", "heart"
+    )  # fmt: skip
 
 
 def test_marginal_logits_by_hand():

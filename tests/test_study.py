@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from m4oe.errors import UserError
-from m4oe.study import is_plain_name, load_study
+from m4oe.study import is_plain_name, load_study, one_spelling
 
 STUDY = """
 name: screening
@@ -84,6 +84,11 @@ MISTAKES = {
     "key twice": ("exam: exam_id", "exam: exam_id\nexam: id", ["line 6", "'exam'", "twice"]),
     "not YAML": ("exam: exam_id", "exam: {exam_id", ["not readable as YAML", "line"]),
     "one class": ("classes: [A, B, C, D]", "classes: [A]", ["tasks.density", "two 'classes'"]),
+    "class twice but for its spelling": (
+        "128: rim, 0: cup}, regions: {disc: [rim, cup]}",
+        "128: optic_Cup, 0: optic-cup}",
+        ["tasks.optic", "one class twice, 'optic_Cup' and 'optic-cup'", "rename one"],
+    ),
     "class twice": ("classes: [A, B, C, D]", "classes: [A, B, B]", ["names a class twice"]),
     "no horizons": (", horizons: [1, 2.5]", "", ["tasks.risk", "'horizons'"]),
     "horizons in disorder": ("[1, 2.5]", "[2, 1]", ["'horizons'", "increasing"]),
@@ -129,6 +134,24 @@ def test_a_study_that_is_not_there_or_not_text(tmp_path):
     (tmp_path / "study.yaml").write_bytes(b"\xff\xfe\x00name")
     with pytest.raises(UserError, match="not readable as YAML"):
         load_study(tmp_path / "study.yaml")
+
+
+def test_one_spelling_of_a_class():
+    same = ["left_kidney", "Left kidney", "LEFT-KIDNEY", " left  kidney "]
+    assert {one_spelling(name) for name in same} == {"left_kidney"}
+    assert one_spelling("kidney left") == "kidney_left" and one_spelling("leftkidney") == "leftkidney"
+    assert one_spelling("-") == "-"  # nothing but a joint is a name all the same
+
+
+def test_what_classes_are_across_studies_is_in_one_spelling(tmp_path):
+    classes = "{255: background, 128: rim, 0: cup}, regions: {disc: [rim, cup]}"
+    new = "{0: none, 1: Hepar, 2: Both Kidneys, 3: Spleen}, synonyms: {Hepar: Liver, Both Kidneys: [L-kidney, r ren]}"
+    assert STUDY.count(classes) == 1
+    optic = written(tmp_path, STUDY.replace(classes, new)).tasks["optic"]
+    assert [optic.comprises(name) for name in optic.class_names[1:]] == [
+        ("liver",), ("l_kidney", "r_ren"), ("spleen",)
+    ]  # fmt: skip
+    assert optic.called("Both Kidneys") == ("L-kidney", "r ren") and optic.class_names[1] == "Hepar"
 
 
 def test_plain_names():

@@ -5,12 +5,13 @@ Everything fitted to data (class priors, means of variables) comes from the trai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from m4oe.errors import UserError
-from m4oe.study import Facts, InputKind, TaskKind
+from m4oe.study import Facts, InputKind, TaskKind, one_spelling
 
 
 class Variable(Facts):
@@ -54,7 +55,8 @@ class TaskSpec(Facts):
     prior: training prevalence, of the positive class (binary: 1 number), each label, each class, the cumulative
     risk at each horizon (Kaplan-Meier), or each class's share of pixels · weights: class weights for the loss,
     as many as classes (binary and survival: 2, negative then positive), mean 1 · values: cell or mask values ·
-    ignore: mask value that counts for nothing · comprises: of each class, its names in the unified label set.
+    ignore: mask value that counts for nothing · comprises: of each class, its names in the unified label set, in one
+    spelling whoever wrote them.
     """
 
     name: str
@@ -69,12 +71,17 @@ class TaskSpec(Facts):
     ignore: int | None = None
     comprises: tuple[tuple[str, ...], ...] = ()
 
+    @field_validator("comprises")
+    @classmethod
+    def _in_one_spelling(cls, comprises: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(map(one_spelling, names)) for names in comprises)
+
 
 class Preparation(Facts):
     """How the pictures of a stream become slices.
 
     slice_axis: of (D, H, W), the axis along which slices are stacked · spacing: mm between rows and between columns of
-    a slice as the network sees it; None where the files do not say: slices are then scaled to fit the plan's size ·
+    a slice as the network sees it; None where no spacing serves all: each slice is then scaled to fit the plan's size ·
     low, high: ends to which values are clipped; None: not clipped · mean, sd: what is subtracted and divided by; None:
     each volume's own, within its foreground.
     """
@@ -112,6 +119,18 @@ class Schema(Facts):
         """Class names of all segmentation tasks as one label set, background first, in order of first appearance."""
         named = (name for task in self.tasks for names in task.comprises[1:] for name in names)
         return tuple(dict.fromkeys(("background", *named)))
+
+    def spellings(self, names: Sequence[str]) -> tuple[str, ...]:
+        """`names` of classes, and what else these classes are called in the label sets, the unified one included.
+
+        A class that comprises several is none of them.
+        """
+        rows = [row for task in self.tasks for row in list(zip(task.classes, task.comprises))[1:]]
+        single = [(name, own[0]) for name, own in rows if len(own) == 1]
+        asked = {one_spelling(name) for name in names}
+        meant = asked | {own for name, own in single if one_spelling(name) in asked}
+        words = [name for name, own in rows if one_spelling(name) in asked or own in {(one,) for one in meant}]
+        return tuple(dict.fromkeys([*names, *words, *(name for name in self.unified[1:] if name in meant)]))
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ The file is the whole data contract; docs/study.md shows it by example.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,11 @@ Cell = str | int | float | bool
 def is_plain_name(name: str) -> bool:
     """Whether `name` can name a stream, a task, a file and a parameter alike."""
     return bool(name) and not set(name) & set("@/\\,:. \t\n")
+
+
+def one_spelling(name: str) -> str:
+    """The class `name` as all who mean it spell it: `Left kidney`, `left-kidney` and `LEFT_KIDNEY` are left_kidney."""
+    return "_".join(re.findall(r"[^\s_-]+", name.casefold())) or name
 
 
 class Facts(BaseModel):
@@ -100,6 +106,11 @@ class Task(Facts):
             raise ValueError("a binary task has exactly two 'classes' (the second is the positive one)")
         if len(set(names)) < len(names):
             raise ValueError(f"'classes' names a class twice: {', '.join(names)}")
+        if self.kind == "segmentation" and (pair := _same(names)):
+            raise ValueError(
+                f"'classes' names one class twice, {pair[0]!r} and {pair[1]!r}: case, spaces, '_' and '-' do not tell "
+                "classes apart; rename one"
+            )
         for region, members in self.regions.items():
             if missing := [name for name in members if name not in names]:
                 raise ValueError(f"region {region!r} names {missing[0]!r}, which is not among 'classes'")
@@ -126,7 +137,12 @@ class Task(Facts):
         )
 
     def comprises(self, name: str) -> tuple[str, ...]:
-        """What the class `name` is called across studies: itself, its synonym, or the classes of which it consists."""
+        """What the class `name` is across studies, in one spelling: itself, its synonym, or the classes of which it
+        consists."""
+        return tuple(map(one_spelling, self.called(name)))
+
+    def called(self, name: str) -> tuple[str, ...]:
+        """As `comprises`, but as the study file spells it."""
         others = self.synonyms.get(name, name)
         return (others,) if isinstance(others, str) else tuple(others)
 
@@ -150,6 +166,11 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
 }
 _NOT_IN_STUDIES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 _MAY = {"binary": ("classes",), "segmentation": ("regions", "synonyms", "ignore", "fix")}
+
+
+def _same(names: Sequence[str]) -> tuple[str, str] | None:
+    """The first two of `names` that are one class."""
+    return next((pair for pair in combinations(names, 2) if len(set(map(one_spelling, pair))) == 1), None)
 
 
 def _require(task: Task, needed: tuple[str, ...]) -> None:

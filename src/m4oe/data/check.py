@@ -12,7 +12,7 @@ from m4oe.data.findings import Findings, Problem
 from m4oe.data.splits import NAMES, split_exams
 from m4oe.data.table import Cohort, load_cohort
 from m4oe.errors import UserError
-from m4oe.study import Study, Task
+from m4oe.study import Study, Task, one_spelling
 
 __all__ = ["Findings", "Problem", "check_studies"]
 
@@ -34,6 +34,7 @@ def check_studies(studies: Sequence[Study], *, progress: Progress | None = None)
             findings.report(list(_label_problems(cohort, name, task)))
         findings.tables.append(_label_table(cohort))
         findings.tables.append(_input_table(cohort))
+    findings.report(list(_joined_classes(studies)))
     splits = _split(cohorts, findings) if len(cohorts) == len(studies) else None
     find_repeats(seen, lambda group: splits is None or _parted(group, splits), findings)
     return findings
@@ -74,6 +75,21 @@ def _label_problems(cohort: Cohort, name: str, task: Task) -> Iterator[Problem]:
                 f"task {name!r}: {label!r} occurs in {patients} patients, too few for training, validation and test"
             )
             yield _problem(cohort, column, message, "warning")
+
+
+def _joined_classes(studies: Sequence[Study]) -> Iterator[Problem]:
+    """Classes that are one in a unified label set though they are not spelt alike."""
+    spelt: dict[str, dict[str, Study]] = {}
+    for study in studies:
+        for task in study.tasks.values():
+            for name in task.class_names[1:] if task.kind == "segmentation" else ():
+                for word in task.called(name):
+                    spelt.setdefault(one_spelling(word), {}).setdefault(word, study)
+    for name, words in spelt.items():
+        if len(words) > 1:
+            said = " and ".join(f"{word!r} (study {study.name!r})" for word, study in words.items())
+            message = f"{said} are one class, {name!r}, where label sets are unified; if they are not, rename one"
+            yield Problem("warning", str(next(iter(words.values())).table_path), message)
 
 
 def _problem(cohort: Cohort, column: str | None, message: str, severity: str) -> Problem:

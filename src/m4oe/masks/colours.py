@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m4oe.artifact import write_text
+from m4oe.study import one_spelling
 
 Colour = tuple[int, int, int]
 
@@ -42,8 +43,8 @@ KNOWN: Mapping[str, Colour] = {
 
 
 def colour_of(name: str) -> Colour:
-    """Red, green and blue, 0 to 255, of the class `name`: decided by the name alone, its case and joints aside."""
-    plain = " ".join(re.split(r"[\s_-]+", name.strip().casefold()))
+    """Red, green and blue, 0 to 255, of the class `name`: decided by the name alone, however it is spelt."""
+    plain = one_spelling(name).replace("_", " ")
     if plain in KNOWN:
         return KNOWN[plain]
     hue, saturation, value, *_ = hashlib.sha256(plain.encode()).digest()
