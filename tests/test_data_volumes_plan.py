@@ -9,7 +9,7 @@ import pytest
 
 from m4oe.data.fingerprint import fit_schema
 from m4oe.data.volumes.measure import Measured
-from m4oe.data.volumes.plan import fitting_spacing, make_plan, read_plan, slice_axis, write_plan
+from m4oe.data.volumes.plan import fitting_spacing, make_plan, read_plan, slice_axis, why_scaled, write_plan
 from m4oe.errors import UserError
 from small_volumes import block, planned, rows_of, study_of, volume, write_volume
 
@@ -55,6 +55,24 @@ def test_the_typical_volume_decides_on_the_axis():
 def test_the_typical_slice_fits_the_size(shapes, spacings, expected):
     found = fitting_spacing([seen(*pair) for pair in zip(shapes, spacings)], 0, (96, 96))
     assert found == (None if expected is None else (expected, expected))
+
+
+def test_why_slices_are_scaled_is_told_apart():
+    """Of three files one tells its spacing; 50 mm beside 250 mm: the tenth percentile is 70 mm, the ninetieth 230."""
+    brain, chest, unknown = seen((40, 50, 35), (1, 1, 1)), seen((40, 250, 250), (1, 1, 1)), seen((40, 50, 35))
+    assert why_scaled([brain, unknown, unknown], 0, (96, 96)) == "only 1 of 3 files say how large a pixel is"
+    said = "files say how large a pixel is, but slices differ 3.3-fold in extent"
+    assert why_scaled([brain, chest], 0, (96, 96)) == said
+    assert why_scaled([brain, brain], 0, (96, 96)) is None
+
+
+def test_a_plan_says_why_its_slices_are_scaled(tmp_path):
+    cases = {f"c{n}": (volume(n, shape), block(shape)) for n, shape in enumerate([(6, 20, 16), (6, 90, 90)])}
+    schema = planned([study_of(tmp_path, cases)])
+    assert schema.plan.streams["image"].spacing is None
+    assert "differ 3.1-fold in extent" in schema.plan.found["image"]["scaled_because"]
+    wanted = planned([study_of(tmp_path, cases)], spacing=(1.0, 1.0)).plan
+    assert wanted.streams["image"].spacing == (1.0, 1.0) and "scaled_because" not in wanted.found["image"]
 
 
 def test_size_is_of_rows_and_columns():

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from m4oe.report.examples import cases_of, telling_slice
 from m4oe.report.folder import RunFolder
 from m4oe.report.gates import FAINT, STRONG, gate_map, layer_words, telling_layers
 from m4oe.report.overlays import DIMMED, FILL, overlaid
+from m4oe.report.plans import plan_section
 from m4oe.report.svg import HUES
 from m4oe.report.words import estimate, name_metrics
 from m4oe.runs import train_run
@@ -257,6 +259,20 @@ def test_what_is_absent_is_named_and_the_page_stands(copy, name):
     page = report_of(copy)
     assert (page.open, page.wrong) == ([], [])
     assert {"plan.json": "16 × 16", "model": "No maps: the run has no model"}.get(name, f"No {name}") in page.text
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"scaled_because": "only 1 of 3 files say how large a pixel is"}, "size: only 1 of 3 files say"),
+        ({"scaled_because": "slices differ 3.3-fold in extent"}, "size: slices differ 3.3-fold in extent"),
+        ({}, "each slice is scaled to that size"),
+    ],
+)
+def test_why_slices_are_scaled_is_what_the_plan_has_found(found, said):
+    plan = Plan(size=(96, 96), streams={"scan": Preparation()}, found={"scan": found})
+    (row,) = plan_section(replace(folder_of({}), plan=plan)).content["rows"]
+    assert said in row["pixel"] and ("files" in row["pixel"]) == ("files" in said)
 
 
 def test_experts_are_named_after_modalities_where_they_were_told_them(copy):

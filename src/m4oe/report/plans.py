@@ -33,16 +33,17 @@ def _row(name: str, how: Preparation, plan: Plan, stream: Stream | None, run: Ru
         "modality": plain(name if stream is None else stream.modality),
         "input": "" if stream is None else plain(stream.input),
         "slices": f"along the {AXES[how.slice_axis]}",
-        "pixel": _pixel(how, plan.size),
+        "pixel": _pixel(how, plan.size, found.get("scaled_because")),
         "values": _values(how, "" if stream is None else UNITS.get(stream.kind, "")),
         "measured": "; ".join(_measured(found)),
         "foreground": "; ".join(_foreground(found.get("share_of_pixels"), run)),
     }
 
 
-def _pixel(how: Preparation, size: Sequence[int]) -> str:
+def _pixel(how: Preparation, size: Sequence[int], why: object) -> str:
+    """why: what the plan has found; a plan written by hand, or long ago, may not say."""
     if how.spacing is None:
-        return "slices are scaled to that size: files do not say how large a pixel is"
+        return "each slice is scaled to that size" + (f": {why}" if why else "")
     extent = [mm * pixels for mm, pixels in zip(how.spacing, size)]
     return f"{_by(how.spacing, 2)} mm, so that a slice spans {_by(extent, 0)} mm"
 

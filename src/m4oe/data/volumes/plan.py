@@ -43,8 +43,9 @@ def make_plan(
     for stream in schema.streams:
         if stream.form == "slices":
             pictures = measure(training, stream) or measure(cohorts, stream)
-            streams[stream.name] = _preparation(pictures, stream, size, spacing)
-            found[stream.name] = _found(pictures)
+            streams[stream.name] = how = _preparation(pictures, stream, size, spacing)
+            why = {} if how.spacing else {"scaled_because": why_scaled(pictures, how.slice_axis, size)}
+            found[stream.name] = _found(pictures) | why
     return Plan(size=size, context=context, streams=streams, found=found)
 
 
@@ -104,16 +105,29 @@ def slice_axis(pictures: Sequence[Measured]) -> int:
 def fitting_spacing(pictures: Sequence[Measured], axis: int, size: tuple[int, int]) -> tuple[float, float] | None:
     """The mm at which the typical slice fits `size` (H, W), rows and columns alike.
 
-    None where pictures do not tell their spacing, or where slices are of so different an extent that no spacing serves
-    all: each is then scaled to fit.
+    None where no spacing serves all, and each is scaled to fit; `why_scaled` says why.
     """
-    known = [picture for picture in pictures if picture.spacing is not None]
-    if len(known) < KNOWN * len(pictures):
+    if why_scaled(pictures, axis, size) is not None:
         return None
-    units = [max(length / full for length, full in zip(_extent(picture, axis), size)) for picture in known]
+    unit = float(f"{np.median(_units(pictures, axis, size)):.4g}")
+    return unit, unit
+
+
+def why_scaled(pictures: Sequence[Measured], axis: int, size: tuple[int, int]) -> str | None:
+    """Why no spacing serves all slices: few pictures tell theirs, or extents differ too much; None where one does."""
+    units = _units(pictures, axis, size)
+    if len(units) < KNOWN * len(pictures):
+        return f"only {len(units)} of {len(pictures)} files say how large a pixel is"
     small, large = np.percentile(units, (10, 90))
-    unit = float(f"{np.median(units):.4g}")
-    return (unit, unit) if large <= ALIKE * small else None
+    if large <= ALIKE * small:
+        return None
+    return f"files say how large a pixel is, but slices differ {large / small:.1f}-fold in extent"
+
+
+def _units(pictures: Sequence[Measured], axis: int, size: tuple[int, int]) -> list[float]:
+    """The mm at which the slices of each picture fit `size`, of those that tell their spacing."""
+    known = [picture for picture in pictures if picture.spacing is not None]
+    return [max(length / full for length, full in zip(_extent(picture, axis), size)) for picture in known]
 
 
 def _extent(picture: Measured, axis: int) -> tuple[float, ...]:
