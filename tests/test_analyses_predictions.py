@@ -30,11 +30,12 @@ class Stub:
     tasks: tuple[TaskSpec, ...]
     inputs: tuple[str, ...] = ("cc", "mlo")
     training_labels: pd.DataFrame = field(default_factory=NO_LABELS.copy)
+    refitted: bool = False
 
     @property
     def artifact(self):
         streams = tuple(SimpleNamespace(name=name, input=name) for name in self.inputs)
-        return SimpleNamespace(schema=SimpleNamespace(tasks=self.tasks, streams=streams))
+        return SimpleNamespace(schema=SimpleNamespace(tasks=self.tasks, streams=streams), refitted=self.refitted)
 
 
 def rows_of(task: TaskSpec, target, probability, split: str, inputs: list[str]) -> pd.DataFrame:
@@ -103,6 +104,13 @@ def test_sets_keep_their_promise_though_the_model_does_not(tmp_path, kind):
         curve = asked["abstention"]["curve"]
         assert curve[0]["answered"]["value"] == 1.0 and curve[-1]["answered"]["value"] < 0.35
         assert curve[-1]["wrong"]["value"] < curve[0]["wrong"]["value"] and asked["abstention"]["area"]["high"] < 0.5
+
+
+@pytest.mark.parametrize("refitted", [False, True])
+def test_analyses_say_whether_validation_was_answered_by_another_network(tmp_path, refitted):
+    stub = told(tmp_path, "binary", 3.0)
+    stub.refitted = refitted
+    assert conformal_of(stub)["refitted"] is calibration_of(stub)["refitted"] is refitted
 
 
 def test_survival_has_no_sets_and_says_nothing_of_them(tmp_path):

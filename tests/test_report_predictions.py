@@ -74,21 +74,25 @@ def test_an_error_beyond_chance_is_told_and_so_is_what_a_temperature_does(gain, 
         "states": {"before": scores(0.2, 0.06), "after": scores(0.05, 0.06)},
         "gain": {"log_loss": number(0.0, *gain), "calibration_error": None},
     }  # fmt: skip
-    page = str(calibration({"tasks": {"risk": task}}))
+    page = str(calibration({"refitted": False, "tasks": {"risk": task}}))
     assert (
         "what is stated does not hold: calibration error 0.200 (0.180 to 0.220), where chance makes 0.060 at most"
         in page
     )
     assert "Temperature 1.80 (too sure in validation) makes the error 0.050" in page and said in page
-    assert "<svg" in page and "risk" in page.lower()
+    assert "<svg" in page and "risk" in page.lower() and "network before" not in page
     unfitted = {**task, "temperature": None, "gain": None, "states": {"before": scores(0.05, 0.06)}}
-    page = str(calibration({"tasks": {"risk": unfitted}}))
+    again = str(calibration({"refitted": True, "tasks": {"risk": task}}))
+    assert "Temperature 1.80 (the network before was too sure in validation)" in again and said in again
+    assert "fitted to answers of the network before it" in again
+    page = str(calibration({"refitted": False, "tasks": {"risk": unfitted}}))
     assert "holds, as far as these exams tell" in page and "Too few validation exams (50)" in page
 
 
-def test_a_broken_promise_is_said_to_be_broken():
-    kept = {
-        "promised": 0.9, "enough": True, "coverage": number(0.8, 0.7, 0.88), "least": 0.84, "kept": False,
+def sets_entry(kept):
+    """A question with sets of 80 % coverage at 90 %, and too few exams for 95 %."""
+    promise = {
+        "promised": 0.9, "enough": True, "coverage": number(0.8, 0.7, 0.88), "least": 0.84, "kept": kept,
         "size": number(1.5), "single": number(0.6), "by_inputs": {},
     }  # fmt: skip
     few = {"promised": 0.95, "enough": False, "fewest": 19}
@@ -96,11 +100,33 @@ def test_a_broken_promise_is_said_to_be_broken():
         {"aimed": aimed, "limit": 0.5, "answered": number(aimed), "wrong": number(0.2 * aimed, 0.0, 0.3)}
         for aimed in (1.0, 0.5)
     ]
-    entry = {
-        "classes": 2, "n_validation": 12, "repeated": True, "promises": [kept, few],
+    return {
+        "classes": 2, "n_validation": 12, "repeated": True, "promises": [promise, few],
         "abstention": {"area": number(0.1), "curve": curve},
     }  # fmt: skip
-    page = str(conformal({"tasks": {"findings": {"mass": entry}, "grade": {"": {**entry, "promises": [few, few]}}}}))
+
+
+def told_of_sets(kept, refitted):
+    entry = sets_entry(kept)
+    few = {**entry, "promises": entry["promises"][1:] * 2}
+    return str(conformal({"refitted": refitted, "tasks": {"findings": {"mass": entry}, "grade": {"": few}}}))
+
+
+def test_a_broken_promise_is_said_to_be_broken():
+    page = told_of_sets(kept=False, refitted=False)
     assert "Findings, mass:" in page and "hold it in 80 % (70 to 88), less than promised, beyond chance" in page
     assert "errs in 10 % (0 to 30), answering all in 20 %" in page
     assert "12 validation exams, and a promise needs 19." in page and "too narrow" in page
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [(True, "no less than aimed at, as far as these exams tell"), (False, "less than aimed at, beyond chance")],
+)
+def test_of_a_model_trained_again_nothing_is_promised(kept, said):
+    """Its thresholds are another network's: coverage is measured, and the word promise is but denied."""
+    page = told_of_sets(kept, refitted=True)
+    assert page.startswith('<p class="alarm">No promise: this model was trained again, on validation exams as well')
+    assert f"hold it in 80 % (70 to 88), {said}" in page and "a threshold needs 19" in page
+    assert page.replace("No promise:", "").lower().count("promise") == 0
+    assert "as promised" in told_of_sets(kept=True, refitted=False)

@@ -38,11 +38,13 @@ def calibration_of(subject: Subject) -> dict[str, Any] | None:
 
     Scores: calibration_error with `if_true`, the mean and 95 % quantile of what it would be were all statements true
     · rms, debiased · log_loss · curves {name: reliability}. gain: before less after, paired. A temperature of null
-    was not fitted, for want of validation exams.
+    was not fitted, for want of validation exams. "refitted": it was fitted to answers of another network than the one
+    that predicts test exams (train.refit); what it does to these is measured all the same.
     """
     tasks = {test.task.name: _of_task(validation, test) for validation, test in labelled(subject)}
     known = {name: content for name, content in tasks.items() if content}
-    return {"split": "test", "fitted_on": "validation", "tasks": known} if known else None
+    about = {"split": "test", "fitted_on": "validation", "refitted": subject.artifact.refitted}
+    return about | {"tasks": known} if known else None
 
 
 def _of_task(validation: Exams, test: Exams) -> dict[str, Any] | None:

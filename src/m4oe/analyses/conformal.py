@@ -38,10 +38,13 @@ def conformal_of(subject: Subject) -> dict[str, Any] | None:
     promise is true · size: mean number of classes · single: share of sets of one class · by_inputs, with the common
     threshold and, under "own", with one from validation exams of the same inputs. abstention: answering the surest
     share of exams, by a limit from validation: share answered and share of wrong answers; "area": risk over coverage.
+    "refitted": the thresholds are of another network than the sets (train.refit). Test exams are then not drawn like
+    those of validation, and nothing is promised: least and kept tell what is measured against what was aimed at.
     """
     tasks = {test.task.name: _of_task(validation, test) for validation, test in labelled(subject)}
     known = {name: content for name, content in tasks.items() if content}
-    return {"split": "test", "calibrated_on": "validation", "tasks": known} if known else None
+    about = {"split": "test", "calibrated_on": "validation", "refitted": subject.artifact.refitted}
+    return about | {"tasks": known} if known else None
 
 
 def _of_task(validation: Exams, test: Exams) -> dict[str, Any]:

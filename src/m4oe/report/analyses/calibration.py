@@ -18,16 +18,16 @@ Task = Mapping[str, Any]
 
 def calibration(content: Mapping[str, Any]) -> Markup:
     """See analyses.calibration."""
-    tasks = content["tasks"]
+    tasks, judged = content["tasks"], JUDGED[content["refitted"]]
     scores = [row for name, task in tasks.items() for row in _rows(name, task)]
     head = ["Task", "Calibration error", "if all were true", "RMS, debiased", "Log loss"]
     note = (
         "Calibration error: mean gap of stated probability and observed frequency. A model of which every statement is "
         "true has one too, by chance: its mean and 95 % limit stand beside it. RMS, debiased: that chance taken off. A "
         "temperature divides every logit, and is fitted on the validation split; it changes no ranking."
-    )
+    ) + REFITTED * content["refitted"]
     parts = [
-        listed(_told(name, task) for name, task in tasks.items()),
+        listed(_told(name, task, judged) for name, task in tasks.items()),
         table("Calibration of each task", head, scores, note),
         figures(figure for name, task in tasks.items() for figure in _curves(name, task)),
     ]
@@ -37,6 +37,11 @@ def calibration(content: Mapping[str, Any]) -> Markup:
     return Markup("").join(parts)
 
 
+JUDGED = {False: "", True: "the network before was "}
+REFITTED = (
+    " This model was trained again, on validation exams as well, and the temperature was fitted to answers of the "
+    "network before it: whether it fits this one, test exams alone tell."
+)
 _BY_INPUTS = [
     "Inputs present",
     "Task",
@@ -55,22 +60,23 @@ def is_off(scores: Mapping[str, Any]) -> bool:
     return bool(error) and error["value"] > scores["if_true"]["high"]
 
 
-def _told(name: str, task: Task) -> Markup:
+def _told(name: str, task: Task, judged: str) -> Markup:
     before, after = task["states"]["before"], task["states"].get("after")
     error, usual = spoken(before["calibration_error"], 3), number(before["if_true"]["high"], 3)
     if not is_off(before):
         words = f"what is stated holds, as far as these exams tell: calibration error {error}, by chance up to {usual}."
     else:
         words = f"what is stated does not hold: calibration error {error}, where chance makes {usual} at most."
-    return Markup("<strong>{}:</strong> {} {}").format(title(name), words, _mended(task, after))
+    return Markup("<strong>{}:</strong> {} {}").format(title(name), words, _mended(task, after, judged))
 
 
-def _mended(task: Task, after: Mapping[str, Any] | None) -> str:
+def _mended(task: Task, after: Mapping[str, Any] | None, judged: str) -> str:
+    """judged: of which network the lean is told."""
     if after is None:
         return f"Too few validation exams ({task['n_validation']}) to fit a temperature."
     heat, loss = task["temperature"], task["gain"]["log_loss"]
     lean = "too sure" if heat > 1 else "too shy"
-    words = f"Temperature {number(heat)} ({lean} in validation) makes the error {number(_error(after), 3)}"
+    words = f"Temperature {number(heat)} ({judged}{lean} in validation) makes the error {number(_error(after), 3)}"
     low, high = (loss["low"], loss["high"]) if loss else (None, None)
     if low is not None and low > 0:
         return f"{words} and is better by log loss ({spoken(loss, 3)})."
