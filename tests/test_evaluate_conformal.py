@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import ceil, comb
+
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
 from m4oe.evaluate.conformal import (
     Question,
@@ -64,18 +67,42 @@ def test_law_of_coverage(kind, promised):
     assert promised - 3 * error <= np.mean(found) <= promised + 1 / 40 + 3 * error
 
 
-def test_how_low_coverage_may_fall_by_chance():
-    """Of 300 draws, about 2.5 % and at most that (counts are whole) fall below; here 0 to 4 %."""
-    below = 0
-    limit = least_expected(0.9, 39, 60)
+def covered_at_most(most, promised, n, m):
+    """P(at most `most` of m test exams are covered): of all orders of n + m scores, those in which that many of test
+    lie below the calibration exams' r-th, counted. (negative hypergeometric)"""
+    r = ceil((n + 1) * promised)
+    return sum(comb(k + r - 1, k) * comb(m - k + n - r, m - k) for k in range(most + 1)) / comb(n + m, m)
+
+
+@pytest.mark.parametrize(("promised", "n", "m"), [(0.9, 39, 60), (0.9, 200, 30), (0.8, 24, 500), (0.95, 99, 100)])
+def test_how_low_coverage_may_fall_by_chance(promised, n, m):
+    """The highest count below which a true promise falls in 2.5 % of cases at most."""
+    least = round(m * least_expected(promised, n, m))
+    assert covered_at_most(least - 1, promised, n, m) <= 0.025 < covered_at_most(least, promised, n, m)
+    assert least_expected(promised, n, m) == pytest.approx(betabinom.ppf(0.025, m, *_beta(promised, n)) / m)
+
+
+def _beta(promised, n):
+    """Of the coverage that a threshold has: Beta(r, n + 1 - r)."""
+    r = ceil((n + 1) * promised)
+    return r, n + 1 - r
+
+
+def test_what_is_counted_is_what_happens():
+    """Of 300 draws of 39 calibration and 60 test exams as many cover at most 52 as are counted, less or more three
+    standard errors."""
+    few = 0
     for seed in range(300):
         asked = questions(exams_of("binary", *true_to_its_word("binary", 99, seed)))[""]
         test = asked.take(np.arange(39, 99))
-        below += (
-            1 - test.probability[np.arange(60), test.target] <= threshold(asked.take(np.arange(39)), 0.9)
-        ).mean() < limit
-    assert 0 < limit < 0.9 and below / 300 <= 0.04
-    assert least_expected(0.9, 5, 60) == 1.0  # every set must hold all classes, and does
+        limit = threshold(asked.take(np.arange(39)), 0.9)
+        few += (1 - test.probability[np.arange(60), test.target] <= limit).sum() <= 52
+    share = covered_at_most(52, 0.9, 39, 60)
+    assert share > 0.1 and few / 300 == pytest.approx(share, abs=3 * (share * (1 - share) / 300) ** 0.5)
+
+
+def test_sets_that_must_hold_all_classes_always_do():
+    assert least_expected(0.9, 5, 60) == 1.0
 
 
 def test_a_share_and_its_interval():

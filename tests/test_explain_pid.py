@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m4oe.explain import decompose, decompose_many
+from m4oe.explain import decompose, decompose_many, pid
 from m4oe.explain.pid import information, least_informative
 
 BIT = np.log(2)
@@ -62,7 +62,7 @@ def test_the_parts_are_consistent(sparse):
     """R + U1 = I(T; X1), R + U2 = I(T; X2), all four = I(T; X1 X2), and none is negative."""
     p = some(20, sparse=sparse)
     p = p / p.sum((1, 2, 3), keepdims=True)
-    parts = decompose_many(p, tolerance=1e-4, sweeps=500)
+    parts, _ = decompose_many(p, tolerance=1e-4, sweeps=500)
     assert parts.redundancy + parts.unique_1 == pytest.approx(information(p.sum(3, keepdims=True)), abs=1e-9)
     assert parts.redundancy + parts.unique_2 == pytest.approx(information(p.sum(2, keepdims=True)), abs=1e-9)
     assert parts.total == pytest.approx(information(p), abs=1e-9)
@@ -71,14 +71,14 @@ def test_the_parts_are_consistent(sparse):
 
 def test_swapping_the_sources_swaps_what_is_unique():
     p = some(10)
-    one, other = decompose_many(p, sweeps=500), decompose_many(p.swapaxes(2, 3), sweeps=500)
+    (one, _), (other, _) = decompose_many(p, sweeps=500), decompose_many(p.swapaxes(2, 3), sweeps=500)
     assert one.unique_1 == pytest.approx(other.unique_2, abs=1e-4)
     assert one.synergy == pytest.approx(other.synergy, abs=1e-4)
 
 
 def test_the_least_informative_keeps_the_margins():
     p = some(10)
-    q = least_informative(p, sweeps=500)
+    q, _ = least_informative(p, sweeps=500)
     assert q.sum(3) == pytest.approx(p.sum(3), abs=1e-5)
     assert q.sum(2) == pytest.approx(p.sum(2), abs=1e-9)
     assert (information(q) <= information(p) + 1e-9).all()
@@ -86,8 +86,24 @@ def test_the_least_informative_keeps_the_margins():
 
 def test_many_are_each_as_if_alone():
     p = some(3)
-    together = decompose_many(p, tolerance=1e-3)
+    together, _ = decompose_many(p, tolerance=1e-3)
     assert together.synergy == pytest.approx([decompose(one, tolerance=1e-3).synergy for one in p], abs=1e-9)
+
+
+def test_how_far_the_minimum_may_be_is_told():
+    """A bound that holds: what many more sweeps find beyond few is never more than it; few sweeps do not suffice."""
+    p = some(20, sparse=True)
+    (exact, near), (early, far) = decompose_many(p, tolerance=1e-6, sweeps=3000), decompose_many(p, sweeps=20)
+    assert (near < far + 1e-12).all() and (far > 1e-5).any()
+    lost = exact.synergy - early.synergy
+    assert lost.max() > 1e-3 and (lost <= far + 1e-9).all()
+
+
+def test_one_table_is_within_the_tolerance_or_refused(monkeypatch):
+    p = some(1, sparse=True, seed=3)[0]
+    monkeypatch.setattr(pid, "SWEEPS", 10)
+    with pytest.raises(RuntimeError, match="not within 1e-05 nats"):
+        decompose(p)
 
 
 @pytest.mark.parametrize("wrong", [-np.ones((2, 2, 2)), np.zeros((2, 2, 2))])

@@ -5,24 +5,25 @@ Axes: P exams · M modalities · E experts · T tasks · R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy import ndarray
-from pandas import DataFrame
 from torch import nn
 
 from m4oe.analyses.estimates import Estimate, estimate, mean
 from m4oe.analyses.rerouting import Change, of_partners, partners, rerouted, soft_routers, uniform
-from m4oe.analyses.subject import Encoded, Subject
-from m4oe.errors import UserError
-from m4oe.evaluate import paired_difference
+from m4oe.analyses.subject import Subject
+from m4oe.batch import Prediction, Tokens
+from m4oe.evaluate.exams import Exams, read_exams
 from m4oe.moe.losses import effective_tokens
-from m4oe.schema import TaskSpec
 from m4oe.tasks import KINDS
 
 SPLIT = "test"
+DRAWS = {"permuted": 5, "uniform": 1}  # of a change: its gain is the mean over them, so that no one draw decides
+Predicted = Mapping[str, Exams]  # by task
 COLLAPSED, LOOKING = 0.1, 0.95
 
 
@@ -38,36 +39,43 @@ def routing_of(subject: Subject) -> dict[str, Any] | None:
         return None
     shared = [router for name, router in routers.items() if name.startswith("shared.")]
     layers = {"shared": shared, "all": list(routers.values())} if shared else {"all": list(routers.values())}
-    trained = subject.predictions(SPLIT)
+    trained = _predicted(subject, subject.decide)
     changes = {
-        name: {change: _gains(subject, trained, chosen, change) for change in ("permuted", "uniform")}
-        for name, chosen in layers.items()
+        name: {change: _gains(subject, trained, chosen, change) for change in DRAWS} for name, chosen in layers.items()
     }
     return {"split": SPLIT, "changes": changes, **_experts(subject)}
 
 
-def _gains(subject: Subject, trained: DataFrame, routers: list[nn.Module], change: str) -> dict[str, Any]:
+def _gains(subject: Subject, trained: Predicted, routers: list[nn.Module], change: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
-    def decide(part: Encoded) -> Any:
-        change_: Change = of_partners(partners(part.tokens.present, rng)) if change == "permuted" else uniform
+    def decide(tokens: Tokens) -> Prediction:
+        change_: Change = of_partners(partners(tokens.present, rng)) if change == "permuted" else uniform
         with rerouted(routers, change_):
-            return subject.decide(part.tokens)
+            return subject.decide(tokens)
 
-    altered = subject.predictions(SPLIT, decide=decide)
-    gains = {task.name: _gain(subject, trained, altered, task) for task in subject.tasks}
+    altered = [_predicted(subject, decide) for _ in range(DRAWS[change])]
+    gains = {task: _gain(exams, [draw[task] for draw in altered]) for task, exams in trained.items()}
     return {name: gain for name, gain in gains.items() if gain is not None}
 
 
-def _gain(subject: Subject, trained: DataFrame, altered: DataFrame, task: TaskSpec) -> dict[str, Any] | None:
-    metric = KINDS[task.kind].primary_metric
-    schema, labels = subject.artifact.schema, subject.training_labels
-    try:
-        found = paired_difference(metric, trained, altered, schema, task.name, split=SPLIT, training=labels)
-    except UserError:  # too few labels for this metric
-        return None
-    n = len(trained[(trained["task"] == task.name) & trained["target"].notna()].drop_duplicates(["study", "exam"]))
-    return {"metric": metric, **found._asdict(), "n": n}
+def _predicted(subject: Subject, decide: Callable[[Tokens], Prediction]) -> Predicted:
+    """{task: its labelled exams, as `decide` answers them}."""
+    table = subject.predictions(SPLIT, decide=lambda part: decide(part.tokens))
+    found = read_exams(table, None, subject.artifact.schema, subject.training_labels)
+    return {exams.task.name: exams for exams in found}
+
+
+def _gain(trained: Exams, altered: Sequence[Exams]) -> dict[str, Any] | None:
+    """What the main metric loses, in the mean, in `altered`, the same patients drawn for all; None where it is
+    undefined, or too few exams are labelled for an interval."""
+    metric = KINDS[trained.task.kind].primary_metric
+
+    def gained(weights: ndarray) -> ndarray:
+        return trained.sample(weights)[metric] - np.mean([draw.sample(weights)[metric] for draw in altered], axis=0)
+
+    found = estimate(gained, trained.patients)
+    return None if found is None or found["low"] is None else {"metric": metric, **found}
 
 
 def _experts(subject: Subject) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from m4oe.schema import TaskSpec
 
 FEWEST = 40  # exams with both inputs and a label; below, shuffled labels tell as much
 RESAMPLES, SHUFFLES = 200, 500
-TOLERANCE, SWEEPS = 1e-4, 50
+TOLERANCE, SWEEPS = 1e-3, 5_000  # nats: less than is shown; most tables are there after 100 sweeps
 BITS = 1 / np.log(2)
 
 
@@ -32,7 +32,8 @@ def synergy_of(subject: Subject) -> dict[str, Any] | None:
     """{"tasks": {task: [a pair, the most synergetic first]}}; None where no pair of inputs has enough exams.
 
     A pair: {"inputs", "answer", "n", "redundancy", "unique_1", "unique_2", "synergy"}: estimates in bits beyond what
-    shuffled labels show, and "p", the share of shuffled labels that show as much synergy.
+    shuffled labels show; "p", the share of shuffled labels that show as much synergy; and "converged": whether every
+    table that stands behind them came within `tolerance` bits of its decomposition.
     """
     tested_exams = int((subject.splits["split"] == "test").sum())
     if len(subject.inputs) < 2 or not subject.tasks or tested_exams < FEWEST or not subject.encoded("validation"):
@@ -44,7 +45,8 @@ def synergy_of(subject: Subject) -> dict[str, Any] | None:
         bins = {name: binned(fitted[name][task.name], tested[name][task.name]) for name in subject.inputs}
         if pairs := sorted(_pairs(subject, task, bins), key=lambda pair: -pair["synergy"]["value"]):
             found[task.name] = pairs
-    return {"split": "test", "unit": "bits", "bins": BINS, "tasks": found} if found else None
+    about = {"split": "test", "unit": "bits", "bins": BINS, "tolerance": TOLERANCE * BITS}
+    return about | {"tasks": found} if found else None
 
 
 def _pairs(subject: Subject, task: TaskSpec, bins: dict[str, ndarray]) -> Iterator[dict[str, Any]]:
@@ -64,13 +66,13 @@ def pair_of(codes: tuple[ndarray, ndarray, ndarray], patients: ndarray, seed: in
     Intervals are those of a bootstrap over patients, about the value without its bias; p counts the data themselves.
     """
     rng, n = np.random.default_rng(seed), len(patients)
-    whole = _decomposed(_counts(codes, np.ones((1, n))))
-    shuffled = _decomposed(
+    whole, sure = _decomposed(_counts(codes, np.ones((1, n))))
+    shuffled, sure_of_shuffled = _decomposed(
         np.concatenate([_counts((rng.permutation(codes[0]), *codes[1:]), np.ones((1, n))) for _ in range(SHUFFLES)])
     )
     weights = np.concatenate(list(resample_weights(patients, RESAMPLES, seed)))
-    drawn = _decomposed(_counts(codes, weights))
-    found: dict[str, Any] = {"n": n}
+    drawn, sure_of_drawn = _decomposed(_counts(codes, weights))
+    found: dict[str, Any] = {"n": n, "converged": sure and sure_of_shuffled and sure_of_drawn}
     for name in Parts._fields:
         value = float(getattr(whole, name)[0] - getattr(shuffled, name).mean())
         draws = getattr(drawn, name)
@@ -87,7 +89,7 @@ def _counts(codes: tuple[ndarray, ndarray, ndarray], weights: ndarray) -> ndarra
     return (weights @ np.eye(int(np.prod(shape)))[place]).reshape(-1, *shape)
 
 
-def _decomposed(counts: ndarray) -> Parts:
-    """In bits."""
-    parts = decompose_many(counts, tolerance=TOLERANCE, sweeps=SWEEPS)
-    return Parts(*(part * BITS for part in parts))
+def _decomposed(counts: ndarray) -> tuple[Parts, bool]:
+    """In bits; and whether all are within the tolerance."""
+    parts, miss = decompose_many(counts, tolerance=TOLERANCE, sweeps=SWEEPS)
+    return Parts(*(part * BITS for part in parts)), bool((miss <= TOLERANCE).all())

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-# Of the distance to the minimum, in nats; and the most sweeps that are spent on it.
-TOLERANCE, SWEEPS = 1e-5, 3_000
+# Of the distance to the minimum, in nats; and the most sweeps that are spent on it, which few tables need.
+TOLERANCE, SWEEPS = 1e-5, 100_000
 TINY = 1e-300
 
 
@@ -38,22 +38,28 @@ class Parts(NamedTuple):
 def decompose(p: ndarray, *, tolerance: float = TOLERANCE) -> Parts:
     """The four parts of p (T, A, B), probabilities or counts.
 
-    tolerance: in nats; how far the minimum may be missed. Raises ValueError for numbers that are negative or all 0.
+    tolerance: in nats; how far the minimum may be missed. Raises ValueError for numbers that are negative or all 0, and
+    RuntimeError where 100,000 sweeps do not come within the tolerance.
     """
-    return Parts(*(float(part[0]) for part in decompose_many(np.asarray(p, float)[None], tolerance=tolerance)))
+    parts, miss = decompose_many(np.asarray(p, float)[None], tolerance=tolerance, sweeps=SWEEPS)
+    if miss[0] > tolerance:
+        raise RuntimeError(f"not within {tolerance:g} nats of the minimum after {SWEEPS} sweeps; allow {miss[0]:.1g}")
+    return Parts(*(float(part[0]) for part in parts))
 
 
-def decompose_many(p: ndarray, *, tolerance: float = TOLERANCE, sweeps: int = SWEEPS) -> Parts:
-    """The parts of each of p (R, T, A, B), (R,) each; those that `sweeps` do not bring within `tolerance` are as they
-    are then: their synergy is at most that far too small. What rounding makes negative is 0."""
+def decompose_many(p: ndarray, *, tolerance: float = TOLERANCE, sweeps: int = SWEEPS) -> tuple[Parts, ndarray]:
+    """The parts of each of p (R, T, A, B), (R,) each, and `miss` (R,): by how much, at most, in nats, synergy and
+    redundancy are too small and what is unique too large. It is above `tolerance` where `sweeps` do not suffice. What
+    rounding makes negative is 0."""
     p = np.asarray(p, float)
     if (p < 0).any() or not (p.sum((1, 2, 3)) > 0).all():
         raise ValueError("a distribution needs numbers that are not negative, and not all 0")
     p = p / p.sum((1, 2, 3), keepdims=True)
-    least = information(least_informative(p, tolerance, sweeps))
+    q, miss = least_informative(p, tolerance, sweeps)
+    least = information(q)
     first, second, both = information(p.sum(3, keepdims=True)), information(p.sum(2, keepdims=True)), information(p)
     least = np.minimum(np.maximum(least, np.maximum(first, second)), both)
-    return Parts(np.maximum(first + second - least, 0.0), least - second, least - first, both - least)
+    return Parts(np.maximum(first + second - least, 0.0), least - second, least - first, both - least), miss
 
 
 def information(p: ndarray) -> ndarray:
@@ -62,8 +68,9 @@ def information(p: ndarray) -> ndarray:
     return (p * np.log(np.maximum(p, TINY) / np.maximum(independent, TINY))).sum((1, 2, 3))
 
 
-def least_informative(p: ndarray, tolerance: float = TOLERANCE, sweeps: int = SWEEPS) -> ndarray:
-    """q (R, T, A, B) with p's margins (T, A) and (T, B) that tells least of T: the minimum of a convex function.
+def least_informative(p: ndarray, tolerance: float = TOLERANCE, sweeps: int = SWEEPS) -> tuple[ndarray, ndarray]:
+    """q (R, T, A, B) with p's margins (T, A) and (T, B) that tells least of T: the minimum of a convex function; and
+    how far, at most, it is from that (R,): in nats, or in the margin (T, A), whichever is more.
 
     I_q(T; X1 X2) = min over r (A, B) of sum_t q(t) KL(q(. | t) || r). Both are minimised in turn, which finds the
     minimum over the pair, since KL is convex in it (Csiszar and Tusnady 1984; Banerjee et al. 2018). Given r, q is r
@@ -71,17 +78,18 @@ def least_informative(p: ndarray, tolerance: float = TOLERANCE, sweeps: int = SW
     """
     first, second = p.sum(3), p.sum(2)
     r = _over(first[:, :, :, None] * second[:, :, None], p.sum((2, 3))[:, :, None, None]).sum(1)
-    q, v, todo = np.empty_like(p), np.ones_like(second), np.arange(len(p))
+    q, v, todo, miss = np.empty_like(p), np.ones_like(second), np.arange(len(p)), np.full(len(p), np.inf)
     for sweep in range(sweeps):
         q[todo], v[todo] = _scaled(r[todo], v[todo], first[todo], second[todo])
         new, old = q[todo].sum(1), r[todo]
         r[todo] = new
         if sweep % 10 == 9:
             error = np.abs(q[todo].sum(3) - first[todo]).sum((1, 2))
-            todo = todo[np.maximum(_gap(new, old), error) > tolerance]
+            miss[todo] = np.maximum(_gap(new, old), error)
+            todo = todo[miss[todo] > tolerance]
         if not len(todo):
             break
-    return q
+    return q, miss
 
 
 def _scaled(r: ndarray, v: ndarray, first: ndarray, second: ndarray, rounds: int = 4) -> tuple[ndarray, ndarray]:

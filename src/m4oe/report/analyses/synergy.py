@@ -21,6 +21,7 @@ READ = (
     "labels show as much synergy, of one pair; with many pairs, small ones come by chance. A partial information "
     "decomposition (Bertschinger et al. 2014) of what each input says in this model, in {bins} bins."
 )
+OPEN = " *: not converged; synergy is understated by more than {tolerance} bits."
 
 
 def synergy(content: Mapping[str, Any]) -> Markup:
@@ -29,9 +30,14 @@ def synergy(content: Mapping[str, Any]) -> Markup:
     drawn = [listed(_said(task, pairs) for task, pairs in tasks)]
     for place, (task, pairs) in enumerate(tasks):
         head = (title(task), *COLUMNS.values(), "p", "exams")
-        note = READ.format(bins=content["bins"]) if place == len(tasks) - 1 else ""
+        note = _note(content) if place == len(tasks) - 1 else ""
         drawn.append(table(f"Pairs of inputs, {plain(task)}", head, [_row(pair) for pair in pairs[:SHOWN]], note))
     return Markup("").join(drawn)
+
+
+def _note(content: Mapping[str, Any]) -> str:
+    unsure = any(not pair["converged"] for pairs in content["tasks"].values() for pair in pairs[:SHOWN])
+    return READ.format(bins=content["bins"]) + OPEN.format(tolerance=number(content["tolerance"], 4)) * unsure
 
 
 def _said(task: str, pairs: list[Mapping[str, Any]]) -> str:
@@ -45,5 +51,5 @@ def _said(task: str, pairs: list[Mapping[str, Any]]) -> str:
 
 
 def _row(pair: Mapping[str, Any]) -> tuple[str, ...]:
-    name = " + ".join(pair["inputs"]) + (f", {pair['answer']}" if pair["answer"] else "")
+    name = " + ".join(pair["inputs"]) + "*" * (not pair["converged"]) + f", {pair['answer']}" * bool(pair["answer"])
     return (name, *(spoken(pair[part]) for part in COLUMNS), number(pair["p"], 3), str(pair["n"]))
