@@ -38,8 +38,8 @@ commands are at the end.
 In tables of scores: mean over seeds on the test split, with a 95 % interval by Student's t over patients (bootstrap)
 and trainings (their variance; docs/compare.md); **bold** is significantly better than every other on that task,
 *italic* is tied for best. A difference is that to M4oE, on the same patients, with its interval; p is adjusted by Holm
-over all comparisons of the table. All variants have the config's own learning rate, which was found on M4oE with other
-cohorts; none was tuned. Seconds are of two trainings at a time on a machine of two cores that did other work as well,
+over all comparisons of the table. All variants have the config's own learning rate, which was found on M4oE: with other
+cohorts of phantoms, and for Mini-MIAS on other splits of the same patients (docs/performance.md). Seconds are of two trainings at a time on a machine of two cores that did other work as well,
 and are not to be compared between tables.
 """
 
