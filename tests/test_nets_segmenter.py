@@ -15,6 +15,7 @@ from m4oe.nets.label_sets import experts_of, own_outputs, unified_outputs
 from m4oe.nets.masked_images import MaskedImages, enlarged
 from m4oe.nets.segmenter import Segmenter, marginal
 from m4oe.schema import Schema, TaskSpec
+from m4oe.study import Task
 from m4oe.train.objective import Objective
 from tiny import subset, without
 from tiny_slices import COMPRISES, SCHEMA, SIZE, slices_batch, slices_model
@@ -168,12 +169,13 @@ def test_a_class_in_two_of_a_task_is_refused():
 
 
 def spelt(*spellings: str) -> Schema:
-    """Tasks "a", "b", ... of one class each, under these names."""
+    """Tasks "a", "b", ... of one class each, which studies call so."""
     facts = {"kind": "segmentation", "on": "ct", "prior": (0.9, 0.1), "weights": (1.0, 1.0)}
-    tasks = [
-        TaskSpec(name=chr(97 + n), classes=("none", name), comprises=(("none",), (name,)), **facts)
-        for n, name in enumerate(spellings)
-    ]
+    tasks = []
+    for place, name in enumerate(spellings):
+        task = Task(kind="segmentation", column="mask", on="ct", classes=["none", name])
+        comprises = tuple(map(task.comprises, task.class_names))
+        tasks.append(TaskSpec(name=chr(97 + place), classes=("none", name), comprises=comprises, **facts))
     return Schema(streams=SCHEMA.streams, tasks=tuple(tasks))
 
 
@@ -185,15 +187,19 @@ def test_a_class_is_one_whatever_its_spelling():
     assert schema.tasks[0].classes == ("none", "Left kidney")  # its own word, in its own masks
 
 
-def test_a_class_is_found_under_all_its_names():
+def test_a_model_of_two_spellings_keeps_its_outputs():
+    """One saved when `Liver` and `liver` were two still loads."""
+    task = SCHEMA.tasks[0].model_copy(update={"comprises": (("background",), ("Liver",), ("liver",))})
+    schema = SCHEMA.model_copy(update={"tasks": (task,)})
+    assert Schema.model_validate(schema.model_dump()).unified == ("background", "Liver", "liver")
+
+
+def test_a_class_is_meant_by_all_its_names():
     """hepar is liver; of "left+right" neither left nor right is the name, and background is no class."""
     tasks = (SCHEMA.tasks[0].model_copy(update={"classes": ("background", "hepar", "left+right")}), *SCHEMA.tasks[1:])
     schema = SCHEMA.model_copy(update={"tasks": tasks})
-    assert schema.spellings(["Liver"]) == ("Liver", "hepar", "liver")
-    assert schema.spellings(["hepar", "Right"]) == ("hepar", "Right", "right", "liver")
-    assert schema.spellings(["left"]) == ("left",) and schema.spellings(["background", "heart"]) == (
-        "background", "heart"
-    )  # fmt: skip
+    assert schema.meant(["Liver"]) == {"liver"} and schema.meant(["left"]) == {"left"}
+    assert schema.meant(["hepar", "Right"]) == {"hepar", "liver", "right"}
 
 
 def test_marginal_logits_by_hand():

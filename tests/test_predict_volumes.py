@@ -31,7 +31,7 @@ from m4oe.moe import ModalityRouter
 from m4oe.nets.build import build_model
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.predict import VolumePredictor
-from m4oe.predict.goals import goals_for, stream_for
+from m4oe.predict.goals import Goal, goals_for, meant_by, stream_for
 from m4oe.predict.slicewise import Slicewise, mirrored, with_neighbours
 from m4oe.schema import Plan, Preparation, Schema, Stream, TaskSpec
 from m4oe.study import load_study
@@ -289,6 +289,23 @@ def test_the_largest_component_of_a_class_stays():
     expected = array.copy()
     expected[0, 8:10, 8:10] = 0
     assert np.array_equal(given.masks[UNIFIED], expected)
+
+
+def test_classes_whose_largest_part_stays_are_meant_by_any_name(tmp_path):
+    """Of the model's task, of the unified set, and of a study that calls the liver hepar and has all kidneys in one."""
+    schema, rows = a_schema(spacing=None), two_exams(tmp_path)[0]
+    new = a_cohort(tmp_path, "new", rows, {"mine": {0: "background", 1: "kidneys", 2: "hepar"}}).study
+    names = {"hepar": "LIVER", "kidneys": ["Left kidney", "right-kidney"]}
+    new = new.model_copy(update={"tasks": {"mine": new.tasks["mine"].model_copy(update={"synonyms": names})}})
+    (found,) = goals_for(schema, "unified", schema.streams[0], "scan", new)
+    assert meant_by(["Liver", "left_kidney"], found, schema) == [2]
+    assert meant_by(["Kidneys"], found, schema) == [1]
+    organs = Goal("mr_organs", {0: "background", 1: "liver", 2: "left_kidney", 3: "right_kidney"}, "mr_organs")
+    whole = Goal(UNIFIED, dict(enumerate(UNIFIED_CLASSES)), UNIFIED)
+    for goal in (organs, whole):
+        assert [goal.classes[number] for number in meant_by(["Left Kidney", "background"], goal, schema)] == [
+            "left_kidney"
+        ]
 
 
 # ---- which stream, which label set

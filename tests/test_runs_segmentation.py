@@ -23,8 +23,6 @@ from m4oe.train.resume import absolute_study
 from small_segmenters import CPU, NETWORK, PHASES, TRAINING, study, train
 from small_volumes import block, study_of, volume
 
-CLEANED = "model.segmenter.largest_component=[Organ]"
-
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory) -> list[Path]:
@@ -41,7 +39,7 @@ def run(studies, tmp_path_factory) -> Path:
     for path in studies[1].parent.glob("*_mask.nii.gz"):
         image = nib.load(path)
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * 7, image.affine), path)
-    return train(studies, tmp_path_factory.mktemp("run") / "run", PHASES, CLEANED)
+    return train(studies, tmp_path_factory.mktemp("run") / "run", PHASES)
 
 
 def test_a_run_holds_what_its_page_says(run):
@@ -50,11 +48,6 @@ def test_a_run_holds_what_its_page_says(run):
     phases = [json.loads(line)["phase"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert phases == ["pretrain", "specialise", "gate"]
     assert load_artifact(run).schema.unified == ("background", "organ")
-
-
-def test_the_largest_component_is_that_of_a_class_whatever_a_study_calls_it(run):
-    """It is asked for by another spelling of what the first study calls organ, and the second hepar."""
-    assert load_artifact(run).model.segmenter.largest_component == ("Organ", "organ", "hepar")
 
 
 def test_the_loss_of_an_epoch_is_the_sum_of_its_tasks(run):
@@ -84,7 +77,7 @@ def test_gates_are_told_by_layer_modality_and_expert(run):
 
 def test_the_same_command_finds_all_done(run, studies):
     told: list[str] = []
-    config = load_config(None, [*NETWORK, *TRAINING, f"phases={json.dumps(PHASES)}", CLEANED])
+    config = load_config(None, [*NETWORK, *TRAINING, f"phases={json.dumps(PHASES)}"])
     train_run(studies, config, run, CPU, tell=told.append)
     assert told == [f"{run}: trained already"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from m4oe.errors import UserError
 from m4oe.study import Facts, InputKind, TaskKind, one_spelling
@@ -55,8 +55,8 @@ class TaskSpec(Facts):
     prior: training prevalence, of the positive class (binary: 1 number), each label, each class, the cumulative
     risk at each horizon (Kaplan-Meier), or each class's share of pixels · weights: class weights for the loss,
     as many as classes (binary and survival: 2, negative then positive), mean 1 · values: cell or mask values ·
-    ignore: mask value that counts for nothing · comprises: of each class, its names in the unified label set, in one
-    spelling whoever wrote them.
+    ignore: mask value that counts for nothing · comprises: of each class, its names in the unified label set, as
+    `study.Task.comprises` spells them.
     """
 
     name: str
@@ -70,11 +70,6 @@ class TaskSpec(Facts):
     weights: tuple[float, ...]
     ignore: int | None = None
     comprises: tuple[tuple[str, ...], ...] = ()
-
-    @field_validator("comprises")
-    @classmethod
-    def _in_one_spelling(cls, comprises: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-        return tuple(tuple(map(one_spelling, names)) for names in comprises)
 
 
 class Preparation(Facts):
@@ -120,17 +115,12 @@ class Schema(Facts):
         named = (name for task in self.tasks for names in task.comprises[1:] for name in names)
         return tuple(dict.fromkeys(("background", *named)))
 
-    def spellings(self, names: Sequence[str]) -> tuple[str, ...]:
-        """`names` of classes, and what else these classes are called in the label sets, the unified one included.
-
-        A class that comprises several is none of them.
-        """
+    def meant(self, names: Sequence[str]) -> frozenset[str]:
+        """The classes, in the one spelling of the unified set, that `names` mean: theirs, or what a task calls so. A
+        class that comprises several is none of them."""
+        asked = frozenset(map(one_spelling, names))
         rows = [row for task in self.tasks for row in list(zip(task.classes, task.comprises))[1:]]
-        single = [(name, own[0]) for name, own in rows if len(own) == 1]
-        asked = {one_spelling(name) for name in names}
-        meant = asked | {own for name, own in single if one_spelling(name) in asked}
-        words = [name for name, own in rows if one_spelling(name) in asked or own in {(one,) for one in meant}]
-        return tuple(dict.fromkeys([*names, *words, *(name for name in self.unified[1:] if name in meant)]))
+        return asked | {one_spelling(own[0]) for name, own in rows if len(own) == 1 and one_spelling(name) in asked}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from m4oe.errors import UserError
 from m4oe.masks import label_set
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.schema import Schema, Stream, TaskSpec
-from m4oe.study import Study, Task
+from m4oe.study import Study, Task, one_spelling
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,24 @@ def without(task: TaskSpec, names: Sequence[str]) -> TaskSpec:
     return task.model_copy(update={"classes": classes, "regions": regions})
 
 
+def meant_by(names: Sequence[str], goal: Goal, schema: Schema) -> list[int]:
+    """Indices of the classes of `goal` that `names` mean, by any spelling and by synonyms; none of the background."""
+    meant = schema.meant(names)
+    rows = list(enumerate(zip(goal.classes.values(), _comprised(goal, schema), strict=True)))[1:]
+    return [number for number, (name, own) in rows if {one_spelling(name), *own[: len(own) == 1]} & meant]
+
+
+def _comprised(goal: Goal, schema: Schema) -> list[tuple[str, ...]]:
+    """Of each class of `goal` the unified ones of which it consists, in one spelling."""
+    unified = [one_spelling(name) for name in schema.unified]
+    if goal.members is not None:
+        return [tuple(unified[member] for member in members) for members in goal.members]
+    if goal.logits == UNIFIED:
+        return [(name,) for name in unified]
+    (task,) = (task for task in schema.tasks if task.name == goal.logits)
+    return [tuple(map(one_spelling, names)) for names in task.comprises]
+
+
 def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
     """The same classes and the same background, in whatever order."""
     return one[0] == other[0] and sorted(one) == sorted(other)
@@ -120,7 +138,7 @@ def _in_order(task: Task, classes: Sequence[str]) -> dict[int, str]:
 
 def _by_name(name: str, task: Task, schema: Schema) -> Goal | None:
     """A label set of its own on the unified classes; None where not one of its classes is known."""
-    place = {known: number for number, known in enumerate(schema.unified)}
+    place = {one_spelling(known): number for number, known in enumerate(schema.unified)}
     members = [tuple(_known(task, one, place)) for one in task.class_names[1:]]
     if not any(members):
         return None

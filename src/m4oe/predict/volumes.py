@@ -25,7 +25,7 @@ from m4oe.moe import ModalityRouter
 from m4oe.moe.forms import lay_out
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.predict.exams import Predictor
-from m4oe.predict.goals import Goal, goals_for, scored_as, stream_for, without
+from m4oe.predict.goals import Goal, goals_for, meant_by, scored_as, stream_for, without
 from m4oe.predict.part import CASE_COLUMNS, Answer, Part, case_rows
 from m4oe.predict.slicewise import Segmented, Slicewise
 from m4oe.schema import Stream
@@ -130,8 +130,7 @@ class VolumePredictor:
             picture, stream, goals
         )
         for goal in goals:
-            names = list(goal.classes.values())
-            largest_components(found.labels[goal.task], map(names.index, {*self.settings.largest_component} & {*names}))
+            largest_components(found.labels[goal.task], meant_by(self.settings.largest_component, goal, self.schema))
         return found
 
     def _goals_without_study(self, stream: Stream) -> tuple[Goal, ...]:

@@ -87,12 +87,6 @@ def _refuse_replanned(plan: Plan, old: Plan, file: str, run: Path | None) -> Non
             )
 
 
-def with_spellings(model: Model, schema: Schema) -> Model:
-    """`model`, its `largest_component` with all that the label sets of `schema` call these classes."""
-    names = schema.spellings(model.segmenter.largest_component)
-    return model.model_copy(update={"segmenter": model.segmenter.model_copy(update={"largest_component": names})})
-
-
 def run_cohorts(run: Path) -> list[Cohort]:
     """The cohorts on which a run was trained. Raises UserError where their tables are gone."""
     paths = sorted((run / "studies").glob("*.yaml"))

@@ -21,7 +21,7 @@ from m4oe.device import describe
 from m4oe.errors import UserError
 from m4oe.evaluate import evaluate, read_table, write_metrics
 from m4oe.predict import predictor_of
-from m4oe.runs.facts import schema_of, survival_labels, task_kinds, with_spellings
+from m4oe.runs.facts import schema_of, survival_labels, task_kinds
 from m4oe.runs.growth import write_growth
 from m4oe.runs.inheritance import inherited
 from m4oe.runs.tables import metrics_of, predicted, rows_of, write_csv, write_tables
@@ -126,8 +126,7 @@ def _train_fold(
     if config.train.refit:
         tell("training again, on train and validation exams")
         network = refit(exams, config, folder, device, progress=progress)
-    model = with_spellings(config.model, schema)
-    artifact = Artifact(network, model, schema, phase=config.phases[-1], refitted=config.train.refit)
+    artifact = Artifact(network, config.model, schema, phase=config.phases[-1], refitted=config.train.refit)
     if grow is not None:
         write_growth(artifact, grow.run, folder, device)
     finish_run(artifact, judge, cohorts, splits, folder, device, config.train.batch_size)
