@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,17 @@ def test_a_run_does_not_go_on_with_a_plan_that_was_edited(studies, tmp_path, mon
         train(studies, tmp_path / "run", TWO_PHASES)
     path.unlink()  # made again, it is the same
     assert (train(studies, tmp_path / "run", TWO_PHASES) / "metrics.json").is_file()
+
+
+def test_a_plan_where_none_is_read_is_refused(studies, whole, tmp_path):
+    """Not left lying there, while the training goes by another."""
+    place = tmp_path / "run" / "fold_0" / "plan.json"
+    place.parent.mkdir(parents=True)
+    shutil.copy(whole / "plan.json", place)
+    there = f"reads no plan there: it is read from {tmp_path / 'run' / 'plan.json'}; move it"
+    with pytest.raises(UserError, match=re.escape(there)):
+        train(studies, tmp_path / "run", PHASES[1:2])
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["fold_0"]
 
 
 def test_a_plan_that_was_edited_and_copied_into_a_new_folder_is_used(studies, whole, tmp_path):

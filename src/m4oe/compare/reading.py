@@ -62,14 +62,15 @@ def _pairs(content: Mapping[str, Any]) -> Iterator[str]:
     """What the one thing brings in which two variants differ, Holm over all pairs."""
     for name, differences in content["pairs"].items():
         both = f"{title_of(content, name)} and {title_of(content, content['variants'][name]['pair'])}"
-        sure = {task: one for task, one in differences.items() if (one["p_holm"] or 1.0) < content["level"]}
+        tested = {task: one for task, one in differences.items() if one["p_holm"] is not None}
+        sure = {task: one for task, one in tested.items() if one["p_holm"] < content["level"]}
         better, worse = ([task for task, one in sure.items() if (one["value"] > 0) == up] for up in (True, False))
         if better:
             yield f"Of {both}, the first is better on {_tasks(better)}."
         if worse:
             yield f"Of {both}, the first is worse on {_tasks(worse)}."
         if not sure:
-            yield f"{both} are not told apart on any of {plural(len(differences), 'task')}."
+            yield f"{both} are told apart on none of {plural(len(differences), 'task')}."
 
 
 def _shown(one: Mapping[str, Any]) -> str:

@@ -57,18 +57,19 @@ def train_run(
     config = inherited(config).for_tasks(task_kinds(loaded))
     _refuse_refit(config, splits)
     _check_flips(config, loaded, tell)
-    begin_run(out, config, loaded, describe())
+    folds = sorted(splits["fold"].unique())
+    folders = {fold: out if len(folds) == 1 else out / f"fold_{fold}" for fold in folds}
+    slices = config.model.kind == "segmenter"
+    begin_run(out, config, loaded, describe(), [folder / PLAN for folder in folders.values()] if slices else [])
     hold_to(out, weights_before(config))
     write_csv(splits, out / "splits.csv")
-    folds = sorted(splits["fold"].unique())
-    for fold in folds:
-        folder = out if len(folds) == 1 else out / f"fold_{fold}"
+    for fold, folder in folders.items():
         if (folder / "metrics.json").is_file():
             tell(f"{folder}: trained already")
             continue
         _train_fold(cohorts, splits[splits["fold"] == fold], config, out, folder, device, progress, tell)
     if len(folds) > 1:
-        _pool(out, [out / f"fold_{fold}" for fold in folds], cohorts)
+        _pool(out, list(folders.values()), cohorts)
 
 
 def _of_cohorts(splits: pd.DataFrame, cohorts: Sequence[Cohort]) -> pd.DataFrame:
@@ -96,7 +97,7 @@ def _check_flips(config: Config, studies: Sequence[Study], tell: Tell) -> None:
     fixed = sorted(kind for kind in kinds if not any(flips_of(kind)))
     if config.model.kind != "segmenter" or not config.model.segmenter.flips or not fixed:
         return
-    why = f"model.segmenter.flips: pictures of kind {', '.join(fixed)} are not mirrored: it would swap left and right"
+    why = f"model.segmenter.flips: pictures of kind {', '.join(fixed)} are not mirrored, in training either: sides are anatomy"
     if len(fixed) == len(kinds) and config.phases[0].grow is None:
         raise UserError(f"config: {why}; leave it out")
     tell(why)

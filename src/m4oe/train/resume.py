@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,14 @@ from m4oe.study import Study
 PLAN = "plan.json"
 
 
-def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: Mapping[str, object]) -> None:
-    """Makes the run folder `out`, which may hold a plan, or finds in it the very same run to go on with.
+def begin_run(
+    out: Path,
+    config: Config,
+    studies: Sequence[Study],
+    environment: Mapping[str, object],
+    plans: Collection[Path] = (),
+) -> None:
+    """Makes the run folder `out`, in which `plans` may lie already, or finds in it the very same run to go on with.
 
     Raises UserError where `out` holds something else, and says what differs.
     """
@@ -33,13 +39,23 @@ def begin_run(out: Path, config: Config, studies: Sequence[Study], environment: 
     if known.is_file():
         _refuse_another(out, _identity_in(known), identity, config)
         return
-    if any(path.is_file() and path.name != PLAN for path in out.rglob("*")):
-        raise UserError(f"{out}: the folder is not empty and holds no m4oe run; give another with -o")
+    _refuse_files(out, plans)
     (out / "studies").mkdir(parents=True, exist_ok=True)
     write_text(out / "config.yaml", dump_config(config))
     for study in studies:
         write_text(out / "studies" / f"{study.name}.yaml", absolute_study(study))
     write_text(known, json.dumps({**environment, "identity": identity}, indent=1))
+
+
+def _refuse_files(out: Path, plans: Collection[Path]) -> None:
+    found = sorted(path for path in out.rglob("*") if path.is_file() and path not in plans)
+    if found and all(path.name == PLAN for path in found):
+        where = (
+            f"it is read from {', '.join(map(str, plans))}; move it" if plans else "a classifier has none; delete it"
+        )
+        raise UserError(f"{found[0]}: this training reads no plan there: {where}")
+    if found:
+        raise UserError(f"{out}: the folder is not empty and holds no m4oe run; give another with -o")
 
 
 def hold_to(out: Path, files: Mapping[str, Path]) -> None:

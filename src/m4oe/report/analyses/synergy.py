@@ -21,7 +21,7 @@ READ = (
     "labels show as much synergy, of one pair; with many pairs, small ones come by chance. A partial information "
     "decomposition (Bertschinger et al. 2014) of what each input says in this model, in {bins} bins."
 )
-OPEN = " *: not converged; synergy is understated by more than {tolerance} bits."
+OPEN = " *: not converged; these numbers may be off by more than {tolerance} bits."
 
 
 def synergy(content: Mapping[str, Any]) -> Markup:
