@@ -97,7 +97,7 @@ def _check_flips(config: Config, studies: Sequence[Study], tell: Tell) -> None:
     fixed = sorted(kind for kind in kinds if not any(flips_of(kind)))
     if config.model.kind != "segmenter" or not config.model.segmenter.flips or not fixed:
         return
-    why = f"model.segmenter.flips: pictures of kind {', '.join(fixed)} are not mirrored, in training either: sides are anatomy"
+    why = f"model.segmenter.flips: pictures of kind {', '.join(fixed)} are not mirrored, here as in training"
     if len(fixed) == len(kinds) and config.phases[0].grow is None:
         raise UserError(f"config: {why}; leave it out")
     tell(why)
