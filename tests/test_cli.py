@@ -148,6 +148,18 @@ def test_evaluate_ends_with_1_when_some_exams_failed(m4oe, retina, retina_run, t
     assert "note: 1 of 3 exams failed, and are in none of these numbers" in said.out
 
 
+def test_evaluate_refuses_masks_of_other_classes_than_those_of_the_model(m4oe, retina, retina_run, tmp_path):
+    """A classifier's masks have the classes that were trained; before anything is predicted."""
+    content = yaml.safe_load(retina.read_text())
+    classes = content["tasks"]["optic"]["classes"]
+    content |= {"root": str(retina.parent), "table": str(retina.parent / content["table"])}
+    content["tasks"]["optic"] |= {"classes": {value: f"the {name}" for value, name in classes.items()}, "regions": {}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    said = m4oe("evaluate", retina_run, tmp_path / "study.yaml", "-o", tmp_path / "out")
+    assert said.code == 2 and "task 'optic' has the classes the" in said.err
+    assert not (tmp_path / "out" / "masks").exists()
+
+
 def test_an_interruption_says_how_to_go_on(m4oe, retina, monkeypatch):
     def stopped(paths):
         raise KeyboardInterrupt

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 import m4oe
+from m4oe import cli
 from m4oe.artifact import load_artifact
 from m4oe.config import Phase
 from m4oe.data.table import load_cohort
@@ -156,13 +157,82 @@ def test_where_nothing_can_be_scored_evaluation_says_why(run, tmp_path):
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+def torn(study: Path, *exams: int) -> None:
+    for number in exams:
+        (study.parent / f"scan_{number}.nii.gz").write_bytes(b"torn")
+
+
+def test_one_torn_exam_does_not_hide_that_the_others_cannot_be_scored(run, tmp_path):
+    """Nor does what an earlier call found stay beside tables that are new."""
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=2)
+    evaluate_run(run, [other], tmp_path / "out", CPU)
+    renamed(other, "head", {0: "background", 10: "thalamus", 20: "pons"})
+    torn(other, 1)
+    found = evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert found.failed.keys() == {"new_site/e1"} and not found.splits
+    assert "of 1 exams that could be predicted none has a label that the model knows" in found.unscored
+    assert not (tmp_path / "out" / "metrics.json").exists() and not len(pd.read_csv(tmp_path / "out" / "cases.csv"))
+    torn(other, 0)
+    assert evaluate_run(run, [other], tmp_path / "out", CPU).unscored == "", "every exam's own reason is the cause"
+
+
+def test_a_known_task_without_a_mask_is_told_as_that(run, tmp_path):
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=1)
+    table = pd.read_csv(other.parent / "scans.csv").assign(mask="")
+    table.to_csv(other.parent / "scans.csv", index=False)
+    with pytest.raises(UserError, match="none has a mask of ct_organs; is the column of masks empty"):
+        evaluate_run(run, [other], tmp_path / "out", CPU)
+
+
+def test_under_json_what_is_not_a_metric_goes_to_stderr(run, tmp_path, monkeypatch, capsys):
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=1)
+    renamed(other, "abdomen", {0: "background", 10: "liver", 20: "stone"})
+    monkeypatch.setattr("sys.argv", ["m4oe", "evaluate", str(run), str(other), "-o", str(tmp_path / "out"), "--json"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    told = capsys.readouterr()
+    assert not end.value.code and json.loads(told.out) == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert told.err == "note: task 'abdomen': the model does not know stone: in no mask, and not scored\n"
+
+
+def test_the_command_tells_the_cause_where_nothing_is_scored(run, tmp_path, monkeypatch, capsys):
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=2)
+    renamed(other, "head", {0: "background", 10: "thalamus", 20: "pons"})
+    torn(other, 0)
+    monkeypatch.setattr("sys.argv", ["m4oe", "evaluate", str(run), str(other), "-o", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    failed, error = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and failed.startswith("failed: new_site/e0: ")
+    assert error.startswith("error: ") and "ct_organs (background, liver, spleen)" in error
+
+
+def test_an_exam_that_failed_in_part_is_told_as_that(run, tmp_path):
+    """Two label sets on one scan, one of whose masks is torn: the other one is measured."""
+    other = write_study(tmp_path / "new", "ct", "new_site", exams=2)
+    content = yaml.safe_load(other.read_text())
+    content["tasks"] = {"again": {**content["tasks"]["ct_organs"], "column": "second"}, **content["tasks"]}
+    other.write_text(yaml.safe_dump(content, sort_keys=False))
+    table = pd.read_csv(other.parent / "scans.csv")
+    table.assign(second=["torn.nii.gz", table["mask"][1]]).to_csv(other.parent / "scans.csv", index=False)
+    (other.parent / "torn.nii.gz").write_bytes(b"torn")
+    found = evaluate_run(run, [other], tmp_path / "out", CPU)
+    assert found.failed.keys() == {"new_site/e0"}
+    assert {name: task["dice"]["n"] for name, task in found.metrics["test"].items()} == {"ct_organs": 2, "again": 1}
+    assert found.notes == [
+        "1 of 2 exams failed, 1 of them in part: what failed is in none of these numbers, their other masks are"
+    ]
+
+
 def test_two_label_sets_of_one_name_are_not_scored_as_one(run, tmp_path):
+    """Which is told before hours are spent: nothing is predicted."""
     names = ("one", "two")
     one, two = (write_study(tmp_path / name, "ct", name, exams=1) for name in names)
     renamed(one, "abdomen", {0: "background", 10: "liver", 20: "spleen"})
     renamed(two, "abdomen", {0: "background", 10: "liver", 20: "kidney"})
     with pytest.raises(UserError, match="task 'abdomen' has other classes in one of the studies"):
         evaluate_run(run, [one, two], tmp_path / "out", CPU)
+    assert not (tmp_path / "out" / "masks").exists()
 
 
 def test_exams_that_fail_are_told_beside_the_metrics_of_the_others(run, tmp_path):

@@ -21,12 +21,12 @@ from m4oe.batch import Batch, Prediction, Routing, Rows
 from m4oe.config import Config, load_config
 from m4oe.data.augmentation import RANGES
 from m4oe.data.dataset import ExamDataset
-from m4oe.data.readers import picture_of
+from m4oe.data.readers import picture_of, read_picture
 from m4oe.data.table import Cohort, load_cohort
 from m4oe.data.volumes.prepare import prepare
 from m4oe.data.volumes.slices import with_neighbours as of_training
 from m4oe.errors import UserError
-from m4oe.masks import MaskFolder, write_mask
+from m4oe.masks import Mask, MaskFolder, label_set, true_mask, write_mask
 from m4oe.moe import ModalityRouter
 from m4oe.nets.build import build_model
 from m4oe.nets.segmenter import UNIFIED
@@ -472,8 +472,69 @@ def test_a_label_set_of_its_own_is_scored_where_its_classes_are_known(tmp_path):
     cohort = a_cohort(tmp_path, "site", rows[:1], {"hepatic": {0: "background", 10: "liver", 20: "stone"}})
     (part,) = predictor(schema).stream(dataset(schema, cohort))
     assert part.cases[["task", "class", "dice"]].to_numpy().tolist() == [["hepatic", "liver", 1]]
-    assert [(task.name, task.classes) for task in part.scored] == [("hepatic", ("background", "liver"))]
+    scored = predictor(schema).scored(dataset(schema, cohort))
+    assert [(task.name, task.classes) for task in scored] == [("hepatic", ("background", "liver"))]
     assert part.notes == ("task 'hepatic': the model does not know stone: in no mask, and not scored",)
+
+
+HALVES = [
+    ({0: "background", 20: "spleen"}, {}, [["spleen", 1]]),
+    ({0: "background", 20: "milt"}, {"milt": "spleen"}, [["milt", 1]]),
+    ({0: "background", 20: "Spleen", 10: "Liver"}, {}, [["liver", 1], ["spleen", 1]]),
+    ({0: "background", 10: "stone", 20: "spleen"}, {}, [["spleen", 1]]),
+    ({0: "background", 10: "stone", 20: "pons"}, {}, []),
+]
+
+
+@pytest.mark.parametrize("labels", ["heads", "unified"])
+@pytest.mark.parametrize(("classes", "synonyms", "scores"), HALVES)
+def test_a_task_of_a_trained_name_is_scored_by_the_names_of_its_classes(labels, classes, synonyms, scores, tmp_path):
+    """The model knows liver and spleen under this name, and is right of every pixel, whatever of it a study has."""
+    array = coded((10, 12, 5), 3)
+    save(array, tmp_path / "a.nii.gz")
+    save(np.isin(10 * array, list(classes)) * 10 * array, tmp_path / "a_mask.nii.gz")
+    rows, schema = [{"exam": "a", "scan": "a.nii.gz", "mask": "a_mask.nii.gz"}], a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows, {"ct_organs": classes})
+    task = cohort.study.tasks["ct_organs"].model_copy(update={"synonyms": synonyms})
+    cohort = replace(cohort, study=cohort.study.model_copy(update={"tasks": {"ct_organs": task}}))
+    one_head = schema.model_copy(update={"tasks": schema.tasks[:1]})
+    (part,) = predictor(one_head, Reader({"ct_organs": 3, UNIFIED: 3}), labels=labels).stream(dataset(schema, cohort))
+    assert not part.failed and part.cases[["class", "dice"]].to_numpy().tolist() == scores
+    assert any("does not understand task 'ct_organs'" in note for note in part.notes) == (not scores)
+
+
+def test_the_true_mask_takes_its_classes_by_name(tmp_path):
+    """Of the mask's liver, spleen and stone the study has two, in another order; what counts for nothing stays so. A
+    class that the mask lacks has no place in it."""
+    array = coded((10, 12, 5), 3)
+    array[:2] = 5
+    save(array, tmp_path / "a.nii.gz")
+    cohort = a_cohort(
+        tmp_path, "site", [{"exam": "a", "scan": "a.nii.gz", "mask": "a.nii.gz"}],
+        {"organs": {0: "background", 2: "Stone", 1: "milt"}},
+    )  # fmt: skip
+    task = cohort.study.tasks["organs"].model_copy(update={"synonyms": {"milt": "spleen"}, "ignore": 5})
+    cohort = replace(cohort, study=cohort.study.model_copy(update={"tasks": {"organs": task}}))
+    geometry = read_picture((str(tmp_path / "a.nii.gz"),), "ct").geometry
+    said = Mask("site", "a", "organs", np.empty(0), geometry, label_set(("background", "liver", "spleen", "stone")))
+    truth = true_mask(cohort, said).transpose(2, 1, 0)
+    assert np.array_equal(truth, np.array([0, 2, 3, 0, 0, -100])[array.astype(int)])
+    with pytest.raises(UserError, match="class 'Stone', and the predicted one has background, spleen"):
+        true_mask(cohort, replace(said, classes=label_set(("background", "spleen"))))
+
+
+def test_a_task_that_fails_takes_nothing_from_the_others(tmp_path):
+    """Whichever comes first: two label sets on one picture, the mask of one or the other lies elsewhere."""
+    rows, _ = two_exams(tmp_path)
+    save(np.zeros((10, 12, 4), np.float32), tmp_path / "short.nii.gz")
+    schema, names = a_schema(spacing=None), ("ct_organs", "again")
+    cohort = a_cohort(tmp_path, "site", rows[:1], dict.fromkeys(names, CT_CLASSES))
+    short = np.array([str(tmp_path / "short.nii.gz")], object)
+    for lost, kept in (names, names[::-1]):
+        bad = replace(cohort, labels={**cohort.labels, lost: short})
+        (part,) = predictor(schema, Reader(OUTPUTS)).stream(dataset(schema, bad))
+        assert part.failed.keys() == {"site/a"} and f"task {lost!r}" in part.failed["site/a"]
+        assert part.cases[["task", "dice"]].to_numpy().tolist() == [[kept, 1], [kept, 1]]
 
 
 def with_two_pictures(one: Cohort, **facts: object) -> Cohort:

@@ -148,8 +148,8 @@ def evaluate(
     for split in found.splits if not as_json else ():
         _print_metrics(found.metrics, split)
     for note in found.notes:
-        _teller(as_json)(f"note: {note}")
-    _end_with(found.failed, done=bool(found.splits))
+        print(f"note: {note}", file=sys.stderr if as_json else sys.stdout)
+    _end_with(found.failed, done=bool(found.splits), why=found.unscored)
 
 
 @app.command()
@@ -309,12 +309,12 @@ def _print_metrics(metrics: dict[str, Any], split: str) -> None:
     Console().print(table)
 
 
-def _end_with(failed: Mapping[str, str], *, done: bool) -> None:
-    """Names the exams that failed and ends with 1 where others are done, with 2 where none is."""
+def _end_with(failed: Mapping[str, str], *, done: bool, why: str = "") -> None:
+    """Names the exams that failed and ends with 1 where others are done, with 2 where none is: `why`, if told."""
     for exam, reason in failed.items():
         print(f"failed: {exam}: {reason}", file=sys.stderr)
     if failed and not done:
-        raise UserError("nothing came of any exam; the reasons stand above")
+        raise UserError(why or "nothing came of any exam; the reasons stand above")
     if failed:
         raise typer.Exit(1)
 

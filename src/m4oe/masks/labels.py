@@ -5,8 +5,8 @@ Axes: C classes · D, H, W slices, rows, columns of the picture as read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from m4oe.data.readers import Geometry, read_labels
 from m4oe.data.samples import Sample
 from m4oe.data.table import Cohort
 from m4oe.data.volumes.grids import labels_on
+from m4oe.errors import UserError
 from m4oe.schema import TaskSpec
+from m4oe.study import Task, one_spelling
+from m4oe.tasks.segmentation import IGNORED
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,8 @@ def mask_of(scores: ndarray, sample: Sample, stream: str, task: TaskSpec) -> Mas
 def true_mask(cohort: Cohort, mask: Mask) -> ndarray | None:
     """The exam's own mask on the same grid in the same class indices, -100 where nothing counts; None without one.
 
-    Raises UserError where it cannot be read, or does not lie on the picture and the study offers no fix.
+    Classes are found by name, whatever their order here and there. Raises UserError where it cannot be read, where it
+    has a class that `mask` lacks, and where it does not lie on the picture and the study offers no fix.
     """
     if mask.task not in cohort.labels:
         return None
@@ -61,10 +65,30 @@ def true_mask(cohort: Cohort, mask: Mask) -> ndarray | None:
     if path is None:
         return None
     values = label_set(task.class_names, task.class_values)
-    number = {name: value for value, name in values.items()}
-    in_order = [number[name] for name in mask.classes.values() if name in number]
-    found = read_labels(path, in_order if len(in_order) == len(values) else list(values), task.ignore)
-    return labels_on(mask.geometry, found, task.fix)
+    pairs = sorted(zip(_places(task, tuple(mask.classes.values())), values, strict=True))
+    found = read_labels(path, [value for _, value in pairs], task.ignore)
+    indices = _renumbered(found.values, [place for place, _ in pairs])
+    return labels_on(mask.geometry, replace(found, values=indices), task.fix)
+
+
+def _renumbered(indices: ndarray, places: list[int]) -> ndarray:
+    """`indices` as those of `places`; what counts for nothing stays."""
+    if places == list(range(len(places))):
+        return indices
+    table = np.array([*places, IGNORED], indices.dtype)
+    return table[np.maximum(indices, -1)]  # -100 is brought to -1, the last of the table
+
+
+def _places(task: Task, classes: Sequence[str]) -> Iterator[int]:
+    """Of each class of `task` its index among `classes`: that of its name, or of the synonym of it."""
+    place = {one_spelling(name): index for index, name in enumerate(classes)}
+    for name in task.class_names:
+        synonyms = task.comprises(name)
+        meant = (one_spelling(name), *synonyms[: len(synonyms) == 1])  # of several none is the class
+        index = next((place[word] for word in meant if word in place), None)
+        if index is None:
+            raise UserError(f"the true mask has the class {name!r}, and the predicted one has {', '.join(classes)}")
+        yield index
 
 
 def largest_components(labels: ndarray, indices: Iterable[int]) -> None:

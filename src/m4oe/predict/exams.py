@@ -17,8 +17,10 @@ from m4oe.data.dataset import ExamDataset, Sample, collate, exam_sample
 from m4oe.errors import UserError
 from m4oe.masks import Mask, mask_of
 from m4oe.moe.losses import effective_tokens
+from m4oe.predict.goals import alike
 from m4oe.predict.part import CASE_COLUMNS, CONTRIBUTION_COLUMNS, PREDICTION_COLUMNS, Answer, Part, case_rows
 from m4oe.schema import Schema, TaskSpec
+from m4oe.study import Study
 from m4oe.tasks import KINDS
 
 
@@ -84,6 +86,15 @@ class Predictor:
             joint=None if shared is None else shared.joint.cpu().numpy(),
             effective_tokens=None if shared is None else float(effective_tokens(shared.dispatch, tokens.present)),
         )
+
+    def scored(self, dataset: ExamDataset) -> list[TaskSpec]:
+        """The tasks that only the studies have: none, masks are of the classes that were trained.
+
+        Raises UserError for a study that has other ones.
+        """
+        for cohort in dataset.cohorts.values():
+            _refuse_other_classes(cohort.study, self.schema)
+        return []
 
     def table(self, samples: Sequence[Sample], prediction: Prediction) -> pd.DataFrame:
         """What `prediction` says of `samples`, as it stands in predictions.csv."""
@@ -168,6 +179,16 @@ class _Isolated(torch.utils.data.Dataset):
         except UserError as error:
             row = self.dataset.rows.iloc[number]
             return _Failure(f"{row['study']}/{row['exam']}", str(error))
+
+
+def _refuse_other_classes(study: Study, schema: Schema) -> None:
+    for task in schema.tasks:
+        told = study.tasks.get(task.name)
+        if told and task.kind == told.kind == "segmentation" and not alike(told.class_names, task.classes):
+            raise UserError(
+                f"study {study.name!r}: task {task.name!r} has the classes {', '.join(told.class_names)}, and that of "
+                f"the model has {', '.join(task.classes)}; name the task otherwise"
+            )
 
 
 def _head(sample: Sample) -> tuple[Any, ...]:

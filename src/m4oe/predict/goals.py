@@ -5,7 +5,7 @@ Axes: P slices · C classes of a label set · U classes of the unified one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +23,15 @@ class Goal:
     """A label set to predict, under the name `task`.
 
     classes: {value in a file: name} in the order of the class indices · logits: the network's task that it is read
-    from · members: of each class the unified ones of which it consists; None: the classes are those of the logits.
+    from · members: of each class those of the logits of which it consists; None: the classes are those of the logits ·
+    own: whether it is a label set of the study, whose true masks it can be measured by.
     """
 
     task: str
     classes: Mapping[int, str]
     logits: str
     members: tuple[tuple[int, ...], ...] | None = None
+    own: bool = False
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -64,39 +66,38 @@ def stream_for(schema: Schema, input: str, modality: str, kind: str, *, any_moda
 def goals_for(schema: Schema, labels: str, stream: Stream, input: str, study: Study) -> tuple[Goal, ...]:
     """The label sets to predict for the picture `input` of an exam of `study`: its own tasks, in its own numbering.
 
-    labels: "unified" or "heads", as in the model's config. With unified labels a study may have a task that the model
-    was not trained for: its classes are found by name; without any task that is understood, the unified set is
-    predicted. Raises UserError where heads are told apart by a task that the study does not have.
+    labels: "unified" or "heads", as in the model's config. Of a task that was not trained, or with other classes, the
+    classes are found by name: among the unified ones, or those of the head of its name. Without any task that is
+    understood, the unified set is predicted, or that of the only head. Raises UserError where heads are told apart by a
+    task that the study does not have.
     """
     known = {task.name: task for task in schema.tasks if task.on == stream.input}
     asked = {name: task for name, task in study.tasks.items() if task.kind == "segmentation" and task.on == input}
-    own = tuple(
-        Goal(name, _in_order(task, known[name].classes), name)
-        for name, task in asked.items()
-        if name in known and _alike(task.class_names, known[name].classes)
-    )
+    own = [_own(name, task, known.get(name), labels, schema) for name, task in asked.items()]
+    if found := tuple(filter(None, own)):
+        return found
     if labels == "unified":
-        new = [_by_name(name, task, schema) for name, task in asked.items() if name not in {goal.task for goal in own}]
-        return (*own, *filter(None, new)) or (Goal(UNIFIED, label_set(schema.unified), UNIFIED),)
-    if not own and len(known) == 1:
-        own = tuple(Goal(name, label_set(task.classes, task.values), name) for name, task in known.items())
-    if not own:
-        raise UserError(
-            f"study {study.name!r} has no task of this model on input {input!r}, and its label sets are told apart by "
-            f"task; name a study with one of: {', '.join(known) or '(none)'}"
-        )
-    return own
+        return (Goal(UNIFIED, label_set(schema.unified), UNIFIED),)
+    if len(known) == 1:
+        return tuple(Goal(name, label_set(task.classes, task.values), name) for name, task in known.items())
+    raise UserError(
+        f"study {study.name!r} has no task of this model on input {input!r}, and its label sets are told apart by "
+        f"task; name a study with one of: {', '.join(known) or '(none)'}"
+    )
 
 
 def scored_as(goal: Goal, study: Study, schema: Schema) -> TaskSpec | None:
     """The task as which masks of `goal` are scored: the model's of these classes, else the study's; None of a label set
     that is not the study's."""
+    if not goal.own:
+        return None
     classes = tuple(goal.classes.values())
     trained = next((task for task in schema.tasks if (task.name, task.classes) == (goal.task, classes)), None)
-    told = study.tasks.get(goal.task)
-    if trained is not None or told is None:
-        return trained
-    regions = {name: tuple(members) for name, members in told.regions.items()}
+    return trained or _as_told(goal, study.tasks[goal.task])
+
+
+def _as_told(goal: Goal, task: Task) -> TaskSpec:
+    classes, regions = tuple(goal.classes.values()), {name: tuple(members) for name, members in task.regions.items()}
     return TaskSpec(name=goal.task, kind="segmentation", classes=classes, regions=regions, prior=(), weights=())
 
 
@@ -116,35 +117,52 @@ def meant_by(names: Sequence[str], goal: Goal, schema: Schema) -> list[int]:
 
 def _comprised(goal: Goal, schema: Schema) -> list[tuple[str, ...]]:
     """Of each class of `goal` the unified ones of which it consists, in one spelling."""
-    unified = [one_spelling(name) for name in schema.unified]
-    if goal.members is not None:
-        return [tuple(unified[member] for member in members) for members in goal.members]
-    if goal.logits == UNIFIED:
-        return [(name,) for name in unified]
-    (task,) = (task for task in schema.tasks if task.name == goal.logits)
-    return [tuple(map(one_spelling, names)) for names in task.comprises]
+    known = list(_known(goal.logits, schema).values())
+    if goal.members is None:
+        return known
+    return [tuple(name for member in members for name in known[member]) for members in goal.members]
 
 
-def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
-    """The same classes and the same background, in whatever order."""
-    return one[0] == other[0] and sorted(one) == sorted(other)
+def _known(logits: str, schema: Schema) -> dict[str, tuple[str, ...]]:
+    """{class: the unified ones of which it consists, in one spelling}, of the network's task `logits`."""
+    if logits == UNIFIED:
+        return {name: (one_spelling(name),) for name in schema.unified}
+    (task,) = (task for task in schema.tasks if task.name == logits)
+    return {name: tuple(map(one_spelling, names)) for name, names in zip(task.classes, task.comprises)}
+
+
+def alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    """The same classes and the same background, in whatever order and spelling."""
+    first, second = (list(map(one_spelling, names)) for names in (one, other))
+    return first[0] == second[0] and sorted(first) == sorted(second)
+
+
+def _own(name: str, task: Task, trained: TaskSpec | None, labels: str, schema: Schema) -> Goal | None:
+    """The label set of the study's `task`: as `trained`, or its classes by name; None where not one is known."""
+    if trained is not None and alike(task.class_names, trained.classes):
+        return Goal(name, _in_order(task, trained.classes), name, own=True)
+    if labels == "unified":
+        return _by_name(name, task, UNIFIED, _known(UNIFIED, schema))
+    return None if trained is None else _by_name(name, task, name, _known(name, schema))
 
 
 def _in_order(task: Task, classes: Sequence[str]) -> dict[int, str]:
-    """{value: name} of the task, in the order of `classes`."""
-    number = {name: value for value, name in label_set(task.class_names, task.class_values).items()}
-    return {number[name]: name for name in classes}
+    """{value: name} of the task, in the order of `classes`, and as these spell the names."""
+    number = {one_spelling(name): value for value, name in label_set(task.class_names, task.class_values).items()}
+    return {number[one_spelling(name)]: name for name in classes}
 
 
-def _by_name(name: str, task: Task, schema: Schema) -> Goal | None:
-    """A label set of its own on the unified classes; None where not one of its classes is known."""
-    place = {one_spelling(known): number for number, known in enumerate(schema.unified)}
-    members = [tuple(_known(task, one, place)) for one in task.class_names[1:]]
+def _by_name(name: str, task: Task, logits: str, known: Mapping[str, Sequence[str]]) -> Goal | None:
+    """A label set of its own on the classes of `logits`, {class: what it comprises}; None where none is known."""
+    members = [_parts(task, one, known) for one in task.class_names[1:]]
     if not any(members):
         return None
-    rest = tuple(number for number in place.values() if not any(number in one for one in members))
-    return Goal(name, label_set(task.class_names, task.class_values), UNIFIED, (rest, *members))
+    rest = tuple(number for number in range(len(known)) if not any(number in one for one in members))
+    return Goal(name, label_set(task.class_names, task.class_values), logits, (rest, *members), own=True)
 
 
-def _known(task: Task, name: str, place: Mapping[str, int]) -> Iterator[int]:
-    return (place[one] for one in task.comprises(name) if one in place)
+def _parts(task: Task, name: str, known: Mapping[str, Sequence[str]]) -> tuple[int, ...]:
+    """The classes of `known` of which the class `name` consists: by what both comprise, else the one of its name."""
+    own, classes = {*task.comprises(name)}, list(enumerate(known.items()))
+    found = tuple(number for number, (_, comprised) in classes if {*comprised} <= own)
+    return found or tuple(number for number, (called, _) in classes if one_spelling(called) == one_spelling(name))

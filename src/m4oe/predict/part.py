@@ -39,7 +39,7 @@ class Answer:
 class Part:
     """What came out of one batch: rows of the three tables, masks, what failed, and routing's population sums.
 
-    scored: the tasks of `cases` · notes: what one should know who reads the rest, a sentence each · gate: {modality:
+    notes: what one should know who reads the rest, a sentence each · gate: {modality:
     {layer: (E,) float64}}, what its pictures were given to each expert, summed over tokens.
     """
 
@@ -47,7 +47,6 @@ class Part:
     contributions: pd.DataFrame = field(default_factory=pd.DataFrame)
     cases: pd.DataFrame = field(default_factory=pd.DataFrame)
     masks: Sequence[Mask] = ()
-    scored: Sequence[TaskSpec] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     joint: np.ndarray | None = None

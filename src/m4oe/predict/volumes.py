@@ -28,7 +28,7 @@ from m4oe.predict.exams import Predictor
 from m4oe.predict.goals import Goal, goals_for, meant_by, scored_as, stream_for, without
 from m4oe.predict.part import CASE_COLUMNS, Answer, Part, case_rows
 from m4oe.predict.slicewise import Segmented, Slicewise
-from m4oe.schema import Stream
+from m4oe.schema import Stream, TaskSpec
 from m4oe.study import Study
 from m4oe.tasks.segmentation_metrics import structures
 
@@ -75,26 +75,44 @@ class VolumePredictor:
         batch_size: slices of the plan's size that go through the network together. `explain` is there so that both
         predictors are asked alike; of a segmenter nothing is explained.
         """
-        for _, row in dataset.rows.iterrows():
-            cohort = dataset.cohorts[row["study"]]
-            place = int(np.flatnonzero(cohort.exams == row["exam"])[0])
+        for row, cohort, place in _exams(dataset):
             head = (cohort.study.name, row["exam"], cohort.patients[place], row.get("split", ""), row.get("fold", 0))
             for name in _pictures(cohort, place):
                 yield self._part(cohort, place, name, head, batch_size)
 
+    def scored(self, dataset: ExamDataset) -> list[TaskSpec]:
+        """The tasks as which masks of `dataset` will be scored, each once. No file is read."""
+        found: dict[str, TaskSpec] = {}
+        for _, cohort, place in _exams(dataset):
+            for name in _pictures(cohort, place):
+                found |= {task.model_dump_json(): task for task in self._scored_of(cohort, place, name)}
+        return list(found.values())
+
+    def _scored_of(self, cohort: Cohort, place: int, name: str) -> list[TaskSpec]:
+        try:
+            _, goals = self._asked(cohort, place, name)
+        except UserError:  # it is told of the exam, when its turn comes
+            return []
+        tasks = [(goal, scored_as(goal, cohort.study, self.schema)) for goal in goals]
+        return [without(task, goal.unknown) for goal, task in tasks if task is not None]
+
     def _part(self, cohort: Cohort, place: int, name: str, head: tuple[Any, ...], batch_size: int) -> Part:
-        """Of one picture of an exam."""
-        part = Part()
+        """Of one picture of an exam. A task of it that fails takes nothing from the others."""
         try:
             with located(cohort, place, f"input {name!r}"):
                 stream, goals = self._asked(cohort, place, name)
                 part = self._predicted(cohort, place, name, stream, goals, batch_size)
-            for goal, mask in zip(goals, part.masks, strict=True):
-                with located(cohort, place, f"task {goal.task!r}"):
-                    part = self._scored(part, cohort, mask, goal, head)
         except UserError as error:
-            part = replace(part, failed={f"{head[0]}/{head[1]}": str(error)})
-        return part
+            return Part(failed={_called(head): str(error)})
+        rows, reasons = [], []
+        for goal, mask in zip(goals, part.masks, strict=True):
+            try:
+                with located(cohort, place, f"task {goal.task!r}"):
+                    rows += self._cases(cohort, mask, goal, head)
+            except UserError as error:
+                reasons.append(str(error))
+        failed = {_called(head): "; ".join(reasons)} if reasons else {}
+        return replace(part, cases=pd.DataFrame(rows, columns=CASE_COLUMNS), failed=failed)
 
     def _asked(self, cohort: Cohort, place: int, name: str) -> tuple[Stream, tuple[Goal, ...]]:
         """By which stream the picture goes in, and which label sets come out."""
@@ -111,18 +129,16 @@ class VolumePredictor:
         found = self._segment(picture, stream, goals, batch_size)
         exam, of = (study.name, str(cohort.exams[place])), picture.geometry
         masks = [Mask(*exam, g.task, found.labels[g.task], of, g.classes, _told(study, name, g)) for g in goals]
-        return Part(masks=masks, notes=tuple(_notes(modality, stream, goals)), gate={modality: found.gate})
+        notes = (*_notes(modality, stream, goals), *_left_out(study, name, goals))
+        return Part(masks=masks, notes=notes, gate={modality: found.gate})
 
-    def _scored(self, part: Part, cohort: Cohort, mask: Mask, goal: Goal, head: tuple[Any, ...]) -> Part:
-        """`part` with the cases of one of its masks: of the study's own label sets, and of classes the model knows."""
+    def _cases(self, cohort: Cohort, mask: Mask, goal: Goal, head: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """The rows of one mask: of the study's own label sets, and of classes the model knows."""
         task = scored_as(goal, cohort.study, self.schema)
         if task is None:
-            return part
-        known = without(task, goal.unknown)
-        names = structures(known)
-        rows = [row for row in case_rows(cohort, mask, task, head) if row[CLASS] in names]
-        cases = pd.DataFrame([*part.cases.itertuples(index=False), *rows], columns=CASE_COLUMNS)
-        return replace(part, cases=cases, scored=[*part.scored, known])
+            return []
+        names = structures(without(task, goal.unknown))
+        return [row for row in case_rows(cohort, mask, task, head) if row[CLASS] in names]
 
     def _segment(self, picture: Picture, stream: Stream, goals: tuple[Goal, ...], batch_size: int) -> Segmented:
         flips = self.settings.flips
@@ -158,7 +174,18 @@ def _by_name(found: Mapping[str, Mapping[str, ndarray]]) -> dict[str, ndarray]:
 
 def _told(study: Study, name: str, goal: Goal) -> str | None:
     """The input `name` where the label set does not tell it: a task lies on one, any other set on all of the study."""
-    return None if goal.task in study.tasks or len(pictures_of(study)) == 1 else name
+    return None if goal.own or len(pictures_of(study)) == 1 else name
+
+
+def _called(head: tuple[Any, ...]) -> str:
+    return f"{head[0]}/{head[1]}"
+
+
+def _exams(dataset: ExamDataset) -> Iterator[tuple[pd.Series, Cohort, int]]:
+    """(row of `dataset`, its cohort, the exam's place in that)."""
+    for _, row in dataset.rows.iterrows():
+        cohort = dataset.cohorts[row["study"]]
+        yield row, cohort, int(np.flatnonzero(cohort.exams == row["exam"])[0])
 
 
 def _notes(modality: str, stream: Stream, goals: Iterable[Goal]) -> Iterator[str]:
@@ -168,6 +195,13 @@ def _notes(modality: str, stream: Stream, goals: Iterable[Goal]) -> Iterator[str
         if goal.unknown:
             names = ", ".join(goal.unknown)
             yield f"task {goal.task!r}: the model does not know {names}: in no mask, and not scored"
+
+
+def _left_out(study: Study, input: str, goals: Iterable[Goal]) -> Iterator[str]:
+    own = {goal.task for goal in goals if goal.own}
+    for name, task in study.tasks.items():
+        if task.kind == "segmentation" and task.on == input and name not in own:
+            yield f"study {study.name!r}: the model does not understand task {name!r}: in no mask, and not scored"
 
 
 def _pictures(cohort: Cohort, place: int) -> list[str]:

@@ -37,11 +37,13 @@ class Outcome:
 @dataclass(frozen=True)
 class Evaluated:
     """metrics: the content of metrics.json, without a split where nothing was scored · failed {study/exam: why it is in
-    none of them} · notes: what one should know who reads them."""
+    none of them, or the picture or task of it that is named} · notes: what one should know who reads them · unscored:
+    why nothing was scored, where `failed` does not say it."""
 
     metrics: dict[str, Any]
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    unscored: str = ""
 
     @property
     def splits(self) -> list[str]:
@@ -51,7 +53,8 @@ class Evaluated:
 def evaluate_run(run: Path, studies: Sequence[Path], out: Path | None, device: torch.device) -> Evaluated:
     """Metrics of a run's own splits, made anew from its predictions; or of other studies, predicted for it.
 
-    Raises UserError where other studies have no label that the model could be measured by.
+    Raises UserError where other studies have no label that the model could be measured by, and no exam failed; and for
+    two of their label sets that have one name, before anything is predicted.
     """
     if studies:
         return _evaluate_elsewhere(run, studies, out or run / "external", device)
@@ -72,17 +75,23 @@ def _evaluate_elsewhere(run: Path, studies: Sequence[Path], out: Path, device: t
     cohorts = [load_cohort(load_study(path)) for path in studies]
     _make_folder(out)
     dataset = all_rows(cohorts, artifact.schema, "test")
-    found = predicted(predictor_of(artifact, device), dataset, 32, out / "masks")
-    schema = _scored_schema(artifact.schema, found.scored)
+    predictor = predictor_of(artifact, device)
+    scored = predictor.scored(dataset)
+    schema = _scored_schema(artifact.schema, scored)
+    found = predicted(predictor, dataset, 32, out / "masks")
     if found.nothing and found.failed:
         return Evaluated({}, found.failed)
+    (out / "metrics.json").unlink(missing_ok=True)  # of an earlier call; the tables beside it are new
     write_tables(out, [found], artifact)
     evaluated = Evaluated(metrics_of(out, schema, cohorts, None), found.failed, _notes(found, len(dataset)))
     if evaluated.splits:
         write_metrics(evaluated.metrics, out / "metrics.json")
-    elif not found.failed:
-        raise _unscored(studies, artifact.schema)
-    return evaluated
+        return evaluated
+    left = len(dataset) - len(found.failed)
+    why = _unscored(studies, artifact.schema, scored, left) if left else ""
+    if not found.failed:
+        raise UserError(why)
+    return Evaluated({}, found.failed, found.notes, why)
 
 
 def _scored_schema(schema: Schema, scored: Sequence[TaskSpec]) -> Schema:
@@ -95,15 +104,26 @@ def _scored_schema(schema: Schema, scored: Sequence[TaskSpec]) -> Schema:
 
 
 def _notes(found: Found, exams: int) -> list[str]:
-    lost = [f"{len(found.failed)} of {exams} exams failed, and are in none of these numbers"] if found.failed else []
-    return [*lost, *found.notes]
+    return [*([_lost(found, exams)] if found.failed else []), *found.notes]
 
 
-def _unscored(studies: Sequence[Path], schema: Schema) -> UserError:
+def _lost(found: Found, exams: int) -> str:
+    counted = set(found.cases["study"] + "/" + found.cases["exam"])
+    failed, partly = f"{len(found.failed)} of {exams} exams failed", len(found.failed.keys() & counted)
+    if partly:
+        return f"{failed}, {partly} of them in part: what failed is in none of these numbers, their other masks are"
+    return f"{failed}, and are in none of these numbers"
+
+
+def _unscored(studies: Sequence[Path], schema: Schema, scored: Sequence[TaskSpec], left: int) -> str:
+    """Why none of the `left` exams that did not fail gave a number; scored: tasks by which they could."""
+    where = f"{', '.join(map(str, studies))}: nothing to score: of {left} exams that could be predicted none has a"
+    if scored:
+        return f"{where} mask of {', '.join(task.name for task in scored)}; is the column of masks empty?"
     known = "; ".join(f"{task.name} ({', '.join(task.classes)})" for task in schema.tasks)
-    return UserError(
-        f"{', '.join(map(str, studies))}: nothing to score: no exam has a label that the model knows; its tasks are "
-        f"{known}; name the study's tasks, or the classes of its masks, as these are, or tell their 'synonyms'"
+    return (
+        f"{where} label that the model knows; its tasks are {known}; name the study's tasks, or the classes of its "
+        "masks, as these are, or tell their 'synonyms'"
     )
 
 

@@ -20,7 +20,7 @@ from m4oe.explain import rank_agreement
 from m4oe.masks import MaskFolder
 from m4oe.moe.losses import expert_given_modality_task, modality_given_task
 from m4oe.predict import CASE_COLUMNS, CONTRIBUTION_COLUMNS, PREDICTION_COLUMNS, Part, Predictor, VolumePredictor
-from m4oe.schema import Schema, TaskSpec
+from m4oe.schema import Schema
 from m4oe.tasks import KINDS
 
 
@@ -31,7 +31,6 @@ class Found:
     predictions: pd.DataFrame
     contributions: pd.DataFrame
     cases: pd.DataFrame
-    scored: list[TaskSpec]
     failed: dict[str, str]
     notes: list[str]
     masks: list[Path]
@@ -61,7 +60,6 @@ def predicted(
         joined([part.predictions for part in parts], PREDICTION_COLUMNS),
         joined([part.contributions for part in parts], CONTRIBUTION_COLUMNS),
         joined([part.cases for part in parts], CASE_COLUMNS),
-        list({task.model_dump_json(): task for part in parts for task in part.scored}.values()),
         _failed(parts),
         list(dict.fromkeys(note for part in parts for note in part.notes)),
         written,
