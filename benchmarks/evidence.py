@@ -303,7 +303,7 @@ python benchmarks/mias.py DATA -o mias  # which drafts the study
 m4oe compare mias/study.yaml -o OUT4 -c benchmarks/comparison_mias.yaml
 python benchmarks/truth.py -o OUT5 --jobs 2 --only shipped
 python benchmarks/truth.py -o OUT6 --jobs 2 --only clarity train.max_epochs=10
-python benchmarks/truth.py -o OUT7 --jobs 2 --only cmi train.max_epochs=8
+python benchmarks/truth.py -o OUT7 --jobs 2 --seeds 701 702 703 704 --only cmi train.max_epochs=8
 python benchmarks/evidence.py "Breast phantom=OUT1" "Breast phantom, at full length=OUT2" \\
     "Breast phantom, M4oE changed=OUT3" "Mini-MIAS=OUT4" --truth OUT5 OUT6 OUT7 --doc docs/evidence.md
 ```
