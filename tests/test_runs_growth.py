@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,15 @@ def test_a_plan_that_treats_old_pictures_otherwise_is_refused(run, new, tmp_path
 
 
 # ---- what cannot be grown
+
+
+def test_a_fold_is_not_grown(run, new, tmp_path):
+    """It has no studies of its own, on which to measure what growing does: told before training, not after."""
+    fold = tmp_path / "run" / "fold_0"
+    shutil.copytree(run, fold, ignore=shutil.ignore_patterns("studies", "cache"))
+    with pytest.raises(UserError, match=r"fold_0: no studies/ in it: not a run, or not the top folder of one"):
+        grow(new, tmp_path / "grown", fold)
+    assert not (tmp_path / "grown").exists()
 
 
 def test_a_classifier_is_not_grown(retina, retina_run, tmp_path):

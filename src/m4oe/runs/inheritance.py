@@ -11,6 +11,7 @@ from m4oe.artifact import Artifact, load_artifact
 from m4oe.config import Config, Model, flattened
 from m4oe.errors import UserError
 from m4oe.nets.build import expert_of
+from m4oe.runs.facts import run_cohorts
 
 # Keys of `model` that may be written anew: of streams that are new, of training, and of making masks of scores.
 NOT_OF_THE_NETWORK = {
@@ -26,7 +27,8 @@ NOT_OF_THE_NETWORK = {
 def inherited(config: Config) -> Config:
     """`config` with what its first phase inherits, if that grows a run; otherwise as it is.
 
-    Raises UserError where the run holds no segmenter, and for what the user has written otherwise than it is there.
+    Raises UserError where the run holds no segmenter, for a fold of a run or one whose tables are gone, since what
+    growing does is measured on its test split, and for what the user has written otherwise than it is there.
     """
     grow = config.phases[0].grow
     if grow is None:
@@ -34,6 +36,7 @@ def inherited(config: Config) -> Config:
     old = load_artifact(grow.run)
     if old.model.kind != "segmenter":
         raise UserError(f"phases: grow.from: {grow.run} holds a classifier, and only a segmenter can be grown")
+    run_cohorts(grow.run)
     model = _told(old)
     _refuse_another_network(config, model, grow.run)
     phase = config.phases[0]
