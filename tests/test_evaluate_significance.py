@@ -118,7 +118,7 @@ def test_what_two_models_share_of_patients_is_no_difference():
 @pytest.mark.parametrize("of_patients, of_trainings", [(1.0, 0.0), (1.0, 1.0), (0.3, 1.0), (0.0, 1.0)])
 def test_of_equal_models_one_in_twenty_is_told_apart_and_one_in_a_thousand_of_a_thousand(of_patients, of_trainings):
     """Three trainings of each of two equal models, 2000 times, whatever chance is of. A bootstrap of three seeds calls
-    one in nine different where chance is of training, and one in twelve at p < .001, where Holm has to look."""
+    far more different where chance is of training, and most of all at p < .001, where Holm has to look."""
     rng, p = np.random.default_rng(7), []
     for _ in range(2000):
         patients = of_patients * rng.normal(size=(2, 1))

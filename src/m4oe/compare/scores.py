@@ -15,7 +15,7 @@ from m4oe.errors import UserError
 from m4oe.evaluate import read_table
 from m4oe.evaluate.delong import delong_test
 from m4oe.evaluate.exams import Exams, read_exams
-from m4oe.evaluate.significance import Drawn, Estimate, difference, drawn, holm, mean_over_seeds
+from m4oe.evaluate.significance import Drawn, Inferred, difference, drawn, holm, mean_over_seeds
 from m4oe.schema import Schema, TaskSpec
 from m4oe.tasks import KINDS
 from m4oe.tasks.metrics import range_of
@@ -156,10 +156,10 @@ def _estimates(scored: Scored) -> dict[str, Any]:
     return estimates
 
 
-def _bounds(found: Estimate, lowest: float = -inf, highest: float = inf) -> tuple[float | None, float | None]:
+def _bounds(found: Inferred, lowest: float = -inf, highest: float = inf) -> tuple[float | None, float | None]:
     """The interval, within what the metric can be."""
-    low, high = found.interval() or (None, None)
-    return (None, None) if low is None or high is None else (max(low, lowest), min(high, highest))
+    ends = found.interval()
+    return (None, None) if ends is None else (max(ends[0], lowest), min(ends[1], highest))
 
 
 def _difference(a: Scored, b: Scored, metric: str) -> dict[str, Any]:

@@ -45,11 +45,17 @@ def resample_weights(patients: ndarray, resamples: int, seed: int) -> Iterator[n
 
 def interval(values: ndarray) -> tuple[float, float] | None:
     """95 % percentile interval of (R,) values; None where fewer than half of them are defined."""
-    defined = values[np.isfinite(values)]
-    if not len(defined) or 2 * len(defined) < len(values):
+    known = defined(values)
+    if not len(known):
         return None
-    low, high = np.quantile(defined, [0.025, 0.975])
+    low, high = np.quantile(known, [0.025, 0.975])
     return float(low), float(high)
+
+
+def defined(values: ndarray) -> ndarray:
+    """Those of (R,) values that are numbers; none where fewer than half are, since the rest would speak for all."""
+    known = values[np.isfinite(values)]
+    return known if 2 * len(known) >= len(values) else known[:0]
 
 
 def _bounds(draws: Sequence[ndarray]) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 from scipy.special import stdtr, stdtrit
 
-from m4oe.evaluate.bootstrap import FEWEST, resample_weights
+from m4oe.evaluate.bootstrap import FEWEST, defined, resample_weights
 from m4oe.evaluate.exams import Exams
 from m4oe.tasks.metrics import mean_metrics
 
@@ -28,7 +28,7 @@ class Drawn(NamedTuple):
     patients: int
 
 
-class Estimate(NamedTuple):
+class Inferred(NamedTuple):
     """A mean over trainings, or a difference of two, with its variance and the degrees of freedom of that variance; no
     variance (NaN) where nothing was drawn, or fewer than half of the draws are defined."""
 
@@ -78,31 +78,31 @@ def _of_folds(exams: Exams, weights: ndarray) -> dict[str, ndarray]:
     return mean_metrics(exams.sample.take(of_fold)(weights[:, of_fold]) for of_fold in rows)
 
 
-def mean_over_seeds(one: Drawn) -> Estimate:
+def mean_over_seeds(one: Drawn) -> Inferred:
     """What S trainings reach on average: chance is of patients and of trainings."""
-    return _estimate(one.values.mean(), one.draws.mean(0), one.patients, one.values)
+    return _inferred(one.values.mean(), one.draws.mean(0), one.patients, one.values)
 
 
-def difference(a: Drawn, b: Drawn) -> Estimate:
+def difference(a: Drawn, b: Drawn) -> Inferred:
     """Of a less b, whose patients are the same and whose trainings are not."""
     gap = a.draws.mean(0) - b.draws.mean(0)
-    return _estimate(a.values.mean() - b.values.mean(), gap, a.patients, a.values, b.values)
+    return _inferred(a.values.mean() - b.values.mean(), gap, a.patients, a.values, b.values)
 
 
-def _estimate(value: float, draws: ndarray, patients: int, *trainings: ndarray) -> Estimate:
+def _inferred(value: float, draws: ndarray, patients: int, *trainings: ndarray) -> Inferred:
     """Variances add up: that of patients, from (R,) draws, and of each mean over trainings, var(ddof=1) / S. Degrees of
     freedom by Welch and Satterthwaite (B. L. Welch, Biometrika 34 (1947)): three trainings that disagree say little,
     which draws of three values cannot express. What patients and trainings do only together is in both parts, which
     errs on the wide side. One training has a part of patients alone.
     """
-    defined = draws[np.isfinite(draws)]
-    if not len(defined) or 2 * len(defined) < len(draws):
-        return Estimate(float(value), np.nan, np.nan)
-    parts = [(defined.var(), patients - 1)]
+    known = defined(draws)
+    if not len(known):
+        return Inferred(float(value), np.nan, np.nan)
+    parts = [(known.var(), patients - 1)]
     parts += [(values.var(ddof=1) / len(values), len(values) - 1) for values in trainings if len(values) > 1]
     variance = sum(part for part, _ in parts)
     squares = sum(part**2 / freedom for part, freedom in parts)
-    return Estimate(float(value), float(variance), float(variance**2 / squares) if squares else np.inf)
+    return Inferred(float(value), float(variance), float(variance**2 / squares) if squares else np.inf)
 
 
 def holm(p: Sequence[float]) -> ndarray:
