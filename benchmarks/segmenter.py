@@ -34,12 +34,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from m4oe.batch import Batch, Prediction, Rows
-from m4oe.config import Phase, load_config
+from m4oe.config import load_config
 from m4oe.device import has_fast_bf16, keep_memory
 from m4oe.moe.forms import lay_out
 from m4oe.moe.perceptron import FUSED
 from m4oe.nets.build import build_model
 from m4oe.schema import Schema, Stream, TaskSpec
+from m4oe.settings import Phase
 from m4oe.train.objective import Objective
 from twin_segmenter import NaiveSegmenter
 from twins import segmentation_loss

@@ -17,7 +17,7 @@ from pathlib import Path
 # a set of them joined by a space.
 FLOORS = (
     ("__init__", "cli"),
-    ("demo",),
+    ("demo", "terminal"),
     ("compare",),
     ("analyses",),
     ("report", "runs"),
@@ -28,12 +28,13 @@ FLOORS = (
     ("nets",),
     ("moe", "tasks", "data"),
     ("config", "device"),
-    ("batch study schema errors presets",),
+    ("settings presets",),
+    ("batch study schema errors",),
 )
 LONGEST_FUNCTION = 60
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 UNSAFE_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
-TORCHLESS = ("study", "schema", "errors", "config", "presets")
+TORCHLESS = ("study", "schema", "errors", "settings", "presets", "config", "terminal")
 # Imports that cost a second or more, and the rooms that may have them at the top of a file.
 SLOW_IMPORTS = {"monai": (), "transformers": (), "matplotlib": (), "sklearn": (), "lightning": ("train",)}
 
@@ -155,7 +156,7 @@ def no_cycles(house: House) -> Iterator[str]:
 
 def only_the_command_line_prints(house: House) -> Iterator[str]:
     for source in house.sources:
-        if source.room != "cli":
+        if source.room not in ("cli", "terminal"):
             yield from (source.says(call, "print") for call, name in _calls(source) if name == "print")
             yield from (source.says(found, "rich") for found in source.imports if found.root in ("rich", "typer"))
 
@@ -232,7 +233,7 @@ def one_file_sees_config_and_modules(house: House) -> Iterator[str]:
         targets = {target for _, target in house.targets(source)}
         modules = {target for target in targets if target.startswith("m4oe.nets.") and target != "m4oe.nets.build"}
         sees_modules = modules or source.room == "nets"
-        if "m4oe.config" in targets and sees_modules and source.module != "m4oe.nets.build":
+        if targets & {"m4oe.config", "m4oe.settings"} and sees_modules and source.module != "m4oe.nets.build":
             yield f"{source.path}: knows the config and {', '.join(modules) or 'is a module'}"
 
 

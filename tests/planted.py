@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from m4oe.analyses.subject import BATCH, Encoded, Subject
 from m4oe.artifact import Artifact
 from m4oe.batch import Prediction, Rows, Tokens
-from m4oe.config import Model
 from m4oe.data.dataset import Sample
 from m4oe.schema import Schema, Stream, TaskSpec
+from m4oe.settings import Model
 
 INPUTS = ("first", "second", "third")
 STREAMS = tuple(

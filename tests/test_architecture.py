@@ -59,6 +59,7 @@ RULES: Mapping[Callable[[House], Iterator[str]], tuple[Mapping[str, str], ...]] 
             "nets/heads.py": "",
         },
         {"nets/heads.py": "from m4oe.config import Config", "config.py": ""},
+        {"nets/heads.py": "from m4oe.settings import Model", "settings.py": ""},
     ),
     rules.the_mixture_stands_alone: (
         {"moe/layer.py": "import einops"},

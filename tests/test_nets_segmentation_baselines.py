@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from m4oe.batch import Batch
-from m4oe.config import Phase, load_config
+from m4oe.config import load_config
 from m4oe.errors import UserError
 from m4oe.nets.baselines.pixelwise import framed
 from m4oe.nets.baselines.residual import Residual, ResidualEncoder
@@ -18,6 +18,7 @@ from m4oe.nets.baselines.segmentation import OURS, SEGMENTERS, SliceShape
 from m4oe.nets.build import build_model, start
 from m4oe.nets.segmenter import Segmenter
 from m4oe.schema import Schema
+from m4oe.settings import Phase
 from m4oe.train.objective import Objective
 from tiny import subset
 from tiny_slices import COMPRISES, SCHEMA, SIZE, slices_batch, slices_model

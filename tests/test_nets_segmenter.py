@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from m4oe.batch import Batch, Rows
-from m4oe.config import PRESETS, Config, Gate, Phase
+from m4oe.config import PRESETS, Config
 from m4oe.errors import UserError
 from m4oe.nets.build import build_model
 from m4oe.nets.label_sets import experts_of, own_outputs, unified_outputs
 from m4oe.nets.masked_images import MaskedImages, enlarged
 from m4oe.nets.segmenter import Segmenter, marginal
 from m4oe.schema import Schema, TaskSpec
+from m4oe.settings import Gate, Phase
 from m4oe.study import Task
 from m4oe.train.objective import Objective
 from tiny import subset, without

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from m4oe.config import Phase
 from m4oe.errors import UserError
 from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter
 from m4oe.nets.build import build_model, start
 from m4oe.nets.swin_block import RATIO, DenseFeedForward
 from m4oe.nets.swin_unet import SwinSpec, SwinUNet
 from m4oe.nets.swin_weights import load_dense, read_dense
+from m4oe.settings import Phase
 from tiny_slices import SCHEMA, slices_batch, slices_model
 
 # Like swin-tiny, small: four stages, of which the third has more blocks than ours.

@@ -16,7 +16,6 @@ import yaml
 import m4oe
 from m4oe import cli
 from m4oe.artifact import load_artifact
-from m4oe.config import Phase
 from m4oe.data.table import load_cohort
 from m4oe.errors import UserError
 from m4oe.moe.forms import REORDER, LaidOut
@@ -24,6 +23,7 @@ from m4oe.nets.build import build_model
 from m4oe.predict import VolumePredictor
 from m4oe.runs import evaluate_run, predict_run
 from m4oe.runs.tables import all_rows
+from m4oe.settings import Phase
 from m4oe.study import load_study
 from small_runs import trained
 

@@ -15,7 +15,8 @@ import yaml
 
 from house import read_house
 from m4oe.compare import load_comparison
-from m4oe.config import PRESETS, Phase, config_keys, dump_config, load_config
+from m4oe.config import PRESETS, config_keys, dump_config, load_config
+from m4oe.settings import Phase
 from m4oe.study import load_study
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import load_file
 
 from m4oe.batch import Batch
-from m4oe.config import Phase
 from m4oe.errors import UserError
+from m4oe.settings import Phase
 from m4oe.train.module import Schedule, drop_inputs, refuse_non_finite
 from m4oe.train.objective import Losses
 from m4oe.train.phases import freeze, load_previous

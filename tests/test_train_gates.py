@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from m4oe.batch import Batch, Prediction, Rows
-from m4oe.config import Gate, Phase
 from m4oe.nets.build import build_model
+from m4oe.settings import Gate, Phase
 from m4oe.train.gates import imitate
 from m4oe.train.phases import load_previous
 from tiny_slices import SCHEMA, SIZE, slices_batch, slices_model

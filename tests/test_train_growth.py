@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from m4oe.batch import Batch, Rows
-from m4oe.config import Gate, Phase
 from m4oe.errors import UserError
 from m4oe.nets.build import build_model
 from m4oe.schema import Schema
+from m4oe.settings import Gate, Phase
 from m4oe.train.growth import freeze_grown, load_grown
 from m4oe.train.module import Schedule, Training
 from m4oe.train.objective import Objective

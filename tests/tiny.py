@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from m4oe.batch import Batch, Rows
-from m4oe.config import Model, load_config
+from m4oe.config import load_config
 from m4oe.schema import Schema, Stream, TaskSpec, Variable
+from m4oe.settings import Model
 
 AGE = Variable(column="age", mean=60.0, sd=10.0)
 SEX = Variable(column="sex", categories=("F", "M"))

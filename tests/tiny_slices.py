@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from m4oe.batch import Batch, Rows
-from m4oe.config import Model, load_config
+from m4oe.config import load_config
 from m4oe.schema import Schema, Stream, TaskSpec
+from m4oe.settings import Model
 
 SIZE = (24, 20)
 # The head "abdomen" comprises two classes of "kidneys"; its liver is the liver of "liver".

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from m4oe import __version__
-from m4oe.config import Model, Phase
 from m4oe.errors import UserError
 from m4oe.schema import Schema
+from m4oe.settings import Model, Phase
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"

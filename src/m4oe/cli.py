@@ -1,24 +1,30 @@
-"""The command: verbs, and what a person sees. No logic; everything heavy is imported inside the verbs."""
+"""The command: its verbs. No logic; everything heavy is imported inside the verbs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from m4oe.errors import UserError
-
-if TYPE_CHECKING:
-    from m4oe.data.check import Findings
-    from m4oe.data.sources import Prepared
-
-MOST_PROBLEMS = 20  # shown one by one
+from m4oe.terminal import (
+    end_comparison,
+    end_with,
+    end_with_problems,
+    has_progress,
+    print_findings,
+    print_json,
+    print_metrics,
+    print_prepared,
+    progress_bar,
+    say,
+    teller,
+)
 
 app = typer.Typer(
     help="Multi-modal, multi-task medical imaging with mixtures of experts.",
@@ -45,8 +51,8 @@ def demo(
     """See all of it in two minutes: a phantom cohort, written as files, trained on, questioned, reported."""
     from m4oe.demo import run_demo
 
-    report = run_demo(cohort, out, device, progress=_progress(quiet), tell=_teller(quiet))
-    _teller(quiet)(f"report: {report}")
+    report = run_demo(cohort, out, device, progress=has_progress(quiet), tell=teller(quiet))
+    teller(quiet)(f"report: {report}")
 
 
 @app.command()
@@ -58,7 +64,7 @@ def init(
     """Look at a table or folder and write a commented study, saying what was guessed and why."""
     from m4oe.data.draft import write_draft
 
-    tell = _teller(quiet)
+    tell = teller(quiet)
     for note in write_draft(source, out):
         tell(f"- {note}")
     tell(f"wrote {out}; read it, correct it, then: m4oe check {out}")
@@ -71,7 +77,7 @@ def check(studies: Annotated[list[Path], typer.Argument(help="Study files.")], a
     from m4oe.study import load_study
 
     findings = check_studies([load_study(path) for path in studies])
-    _print_json(findings.to_json()) if as_json else _print_findings(findings)
+    print_json(findings.to_json()) if as_json else print_findings(findings)
     if findings.spoils_training:
         raise typer.Exit(2)
 
@@ -90,18 +96,13 @@ def prepare(
     """Turn a published data set, in the layout of its release, into ordinary studies. Resumes; see docs/sources.md."""
     from m4oe.data.sources import prepare as prepare_source
 
-    with _bar("reading pictures", _progress(quiet)) as progress:
+    with progress_bar("reading pictures", has_progress(quiet)) as progress:
         prepared = prepare_source(source, raw, out, part=part, progress=progress)
     if as_json:
-        _print_json(prepared.to_json())
+        print_json(prepared.to_json())
     elif not quiet:
-        _print_prepared(prepared)
-    for problem in prepared.problem_lines[:MOST_PROBLEMS]:
-        print(f"failed: {problem}", file=sys.stderr)
-    if len(prepared.problems) > MOST_PROBLEMS:
-        print(f"and {len(prepared.problems) - MOST_PROBLEMS} more: {out / 'problems.csv'}", file=sys.stderr)
-    if len(prepared.problems):
-        raise typer.Exit(1)
+        print_prepared(prepared)
+    end_with_problems(prepared.problem_lines, out / "problems.csv")
 
 
 @app.command()
@@ -121,10 +122,10 @@ def train(
     chosen, place = load_config(config, overrides), resolve_device(device)
     if place.type == "cpu":
         keep_memory()
-    train_run(paths, chosen, out, place, progress=_progress(quiet), tell=_teller(quiet))
+    train_run(paths, chosen, out, place, progress=has_progress(quiet), tell=teller(quiet))
     if not quiet:
-        _print_metrics(json.loads((out / "metrics.json").read_text()), "test")
-        _print(f"next: m4oe report {out}")
+        print_metrics(json.loads((out / "metrics.json").read_text()), "test")
+        say(f"next: m4oe report {out}")
 
 
 @app.command()
@@ -142,14 +143,14 @@ def evaluate(
 
     found = evaluate_run(run, studies or [], out, resolve_device(device))
     if not studies:
-        analyse_run(run, resolve_device(device), out, tell=_teller(as_json))
+        analyse_run(run, resolve_device(device), out, tell=teller(as_json))
     if as_json:
-        _print_json(found.metrics)
+        print_json(found.metrics)
     for split in found.splits if not as_json else ():
-        _print_metrics(found.metrics, split)
+        print_metrics(found.metrics, split)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr if as_json else sys.stdout)
-    _end_with(found.failed, done=bool(found.splits), why=found.unscored)
+    end_with(found.failed, done=bool(found.splits), why=found.unscored)
 
 
 @app.command()
@@ -168,13 +169,13 @@ def predict(
     result = predict_run(run, source, out, resolve_device(device))
     if as_json:
         facts = {"exams": result.exams, "failed": result.failed, "notes": result.notes, "withheld": result.withheld}
-        _print_json({**facts, "out": str(out)})
-    tell = _teller(quiet or as_json)
+        print_json({**facts, "out": str(out)})
+    tell = teller(quiet or as_json)
     if result.written is not None:
         tell(f"{result.exams} exams predicted; {result.written}")
     for note in result.notes:
         tell(f"note: {note}")
-    _end_with(result.failed, done=result.written is not None)
+    end_with(result.failed, done=result.written is not None)
 
 
 @app.command()
@@ -182,7 +183,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run.")], quiet: Quiet = F
     """Write report.html, one self-contained page, into the run."""
     from m4oe.report import write_report
 
-    _teller(quiet)(f"report: {write_report(run)}")
+    teller(quiet)(f"report: {write_report(run)}")
 
 
 @app.command()
@@ -204,8 +205,8 @@ def compare(
             raise UserError(f"{others[0]}: compare takes study files or run folders, not both")
         content = compare_runs(runs, comparison, out)
     else:
-        content = compare_studies(paths, comparison, out, chosen, tell=_teller(quiet))
-    _finish_comparison(content, out, quiet)
+        content = compare_studies(paths, comparison, out, chosen, tell=teller(quiet))
+    end_comparison(content, out, quiet)
 
 
 @app.command()
@@ -217,12 +218,12 @@ def export(
     """Write volumes, masks and folds as nnU-Net reads them, so that it can be trained on the same exams."""
     from m4oe.runs import export_nnunet
 
-    with _bar("writing cases", _progress(quiet)) as progress:
+    with progress_bar("writing cases", has_progress(quiet)) as progress:
         exported = export_nnunet(sources, out, progress)
     for one in exported:
         left_out = f"; {one.without_mask} without a mask left out" if one.without_mask else ""
-        _teller(quiet)(f"{one.folder}: {one.training} cases to learn from, {one.test} to be tested on{left_out}")
-    _teller(quiet)("next: docs/segmentation.md tells where splits_final.json belongs before nnUNetv2_train")
+        teller(quiet)(f"{one.folder}: {one.training} cases to learn from, {one.test} to be tested on{left_out}")
+    teller(quiet)("next: docs/segmentation.md tells where splits_final.json belongs before nnUNetv2_train")
 
 
 @app.command()
@@ -240,10 +241,10 @@ def info(
     paths, overrides = _parted(source)
     facts = describe_model(paths, load_config(config, overrides))
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     for name, value in facts.items():
-        _print(f"{name:<28}{value:,}" if isinstance(value, int | float) else f"{name:<28}{value}")
+        say(f"{name:<28}{value:,}" if isinstance(value, int | float) else f"{name:<28}{value}")
 
 
 def main() -> None:
@@ -265,101 +266,3 @@ def _parted(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Paths, and overrides of the form path=value."""
     overrides = [word for word in words if "=" in word and not Path(word).exists()]
     return [Path(word) for word in words if word not in overrides], overrides
-
-
-def _progress(quiet: bool) -> bool:
-    return not quiet and sys.stderr.isatty()
-
-
-@contextmanager
-def _bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr with an estimate of the time left, as progress(done, all); None where it is not shown."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    if not shown:
-        yield None
-        return
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _teller(quiet: bool) -> Any:
-    return (lambda text: None) if quiet else _print
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=1))
-
-
-def _print_metrics(metrics: dict[str, Any], split: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("task", "metric", "value", "95 % interval", "n", title=f"{split} split", title_justify="left")
-    for task, values in metrics.get(split, {}).items():
-        for number, (name, m) in enumerate(values.items()):
-            interval = f"{m['low']:.3f} to {m['high']:.3f}" if m.get("low") is not None else ""
-            table.add_row("" if number else task, name, f"{m['value']:.3f}", interval, str(m["n"]))
-    Console().print(table)
-
-
-def _end_with(failed: Mapping[str, str], *, done: bool, why: str = "") -> None:
-    """Names the exams that failed and ends with 1 where others are done, with 2 where none is: `why`, if told."""
-    for exam, reason in failed.items():
-        print(f"failed: {exam}: {reason}", file=sys.stderr)
-    if failed and not done:
-        raise UserError(why or "nothing came of any exam; the reasons stand above")
-    if failed:
-        raise typer.Exit(1)
-
-
-def _finish_comparison(content: dict[str, Any], out: Path, quiet: bool) -> None:
-    for sentence in content["reading"] if not quiet else ():
-        _print(f"- {sentence}")
-    _teller(quiet)(f"comparison: {out / 'comparison.html'}")
-    failed = {name: row["failed"] for name, row in content["variants"].items() if row["failed"]}
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if failed:
-        raise typer.Exit(1)
-
-
-def _print_prepared(prepared: Prepared) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("what", "found", "published", title="the release", title_justify="left")
-    for what, found, published in prepared.counts:
-        table.add_row(what, f"{found:,}", "" if published is None else f"{published:,}")
-    Console().print(table)
-    for what, count in prepared.left_out.items():
-        _print(f"left out: {count:,} {what}")
-    for note in prepared.notes:
-        _print(f"note: {note}")
-    for difference in prepared.differing:
-        _print(f"warning: {difference}")
-    if prepared.waiting:
-        _print(f"{prepared.waiting:,} pictures wait for other parts; the last part to end writes the studies")
-    for path in prepared.studies:
-        _print(f"next: m4oe check {path}")
-
-
-def _print_findings(findings: Findings) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for title, header, rows in findings.tables:
-        table = Table(*header, title=title, title_justify="left")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    for problem in findings.problems:
-        console.print(f"{problem.severity}: {problem}", markup=False, highlight=False, soft_wrap=True)
-    console.print("nothing stands in the way of training" if not findings.spoils_training else "fix the errors above")

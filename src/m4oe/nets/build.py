@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch.nn import Module
 
-from m4oe import config
+from m4oe import settings
 from m4oe.errors import UserError, unknown
 from m4oe.moe import ExpertFFN, Experts, GateRouter, ModalityRouter, MSoE, MToE
 from m4oe.nets.baselines import BASELINES, BaselineClassifier, Shape, TaskShape
@@ -26,7 +26,7 @@ from m4oe.tasks import KINDS
 ORDER = {"ordinal": -1, "survival": 1}
 
 
-def build_model(model: config.Model, schema: Schema, phase: config.Phase | None = None) -> Tokenizer | Segmenter:
+def build_model(model: settings.Model, schema: Schema, phase: settings.Phase | None = None) -> Tokenizer | Segmenter:
     """A network for the streams and tasks of `schema`, its biases at the training prevalence.
 
     phase: how a segmenter is trained by it (its routing, its objective); None: by the gate, to predict.
@@ -34,7 +34,7 @@ def build_model(model: config.Model, schema: Schema, phase: config.Phase | None 
     return build_segmenter(model, schema, phase) if model.kind == "segmenter" else build_classifier(model, schema)
 
 
-def build_segmenter(model: config.Model, schema: Schema, phase: config.Phase | None) -> Segmenter:
+def build_segmenter(model: settings.Model, schema: Schema, phase: settings.Phase | None) -> Segmenter:
     """A Swin-UNet with experts for the tasks of `schema`, all of them segmentations; or another network without."""
     own = model.segmenter
     if own.network != OURS:
@@ -49,7 +49,7 @@ def build_segmenter(model: config.Model, schema: Schema, phase: config.Phase | N
     return Segmenter(network, streams, outputs, prior, masked_images=masked)
 
 
-def _segmentation_baseline(own: config.Segmenter, schema: Schema, phase: config.Phase | None) -> Segmenter:
+def _segmentation_baseline(own: settings.Segmenter, schema: Schema, phase: settings.Phase | None) -> Segmenter:
     row = baseline_of(own.network)
     if own.experts != "none":
         raise UserError(
@@ -63,7 +63,7 @@ def _segmentation_baseline(own: config.Segmenter, schema: Schema, phase: config.
     return row.build(own.width, streams, *OUTPUTS[own.labels](schema))
 
 
-def start(network: Segmenter, model: config.Model, fresh: Sequence[str] = ()) -> Report | None:
+def start(network: Segmenter, model: settings.Model, fresh: Sequence[str] = ()) -> Report | None:
     """Loads the weights that `model.segmenter.start` names, into experts copies each; None where it names none.
 
     fresh: patterns of parameters that may start untrained. Raises UserError where weights cannot be had or do not fit.
@@ -74,12 +74,12 @@ def start(network: Segmenter, model: config.Model, fresh: Sequence[str] = ()) ->
     return load_dense(network.network, read_dense(name), fresh) if name else None
 
 
-def expert_of(model: config.Model, schema: Schema) -> dict[str, int]:
+def expert_of(model: settings.Model, schema: Schema) -> dict[str, int]:
     """The expert of each modality of a segmenter, those included that the config leaves to their order."""
     return dict(zip(schema.modalities, experts_of(schema.modalities, model.segmenter.expert_of)))
 
 
-def _feed_forward(model: config.Model, schema: Schema, routing: str) -> FeedForward:
+def _feed_forward(model: settings.Model, schema: Schema, routing: str) -> FeedForward:
     own = model.segmenter
     experts = list(expert_of(model, schema).values())
     count = max(experts) + 1
@@ -98,7 +98,7 @@ def _slice_stream(stream: Stream, schema: Schema) -> SliceStream:
     return SliceStream(stream.name, schema.modalities.index(stream.modality), schema.shape(stream)[0], tasks)
 
 
-def build_classifier(model: config.Model, schema: Schema) -> Tokenizer:
+def build_classifier(model: settings.Model, schema: Schema) -> Tokenizer:
     """A diagnosis network: ours, or the baseline that the config names. Raises UserError for an unknown one."""
     if model.baseline is not None and model.baseline not in BASELINES:
         raise unknown("baseline", model.baseline, BASELINES)
@@ -129,7 +129,7 @@ def _start_heads(network: Module, shares: Mapping[str, float], schema: Schema) -
                 parameter.data.mul_(share)
 
 
-def _ours(model: config.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]) -> Classifier:
+def _ours(model: settings.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]) -> Classifier:
     own = model.shared
     num_tasks, how = len(schema.tasks), {"embed_in_routing": own.embed_in_routing}
     return Classifier(
@@ -144,7 +144,7 @@ def _ours(model: config.Model, schema: Schema, plans: list[StreamPlan], encoders
 
 
 def _baseline(
-    model: config.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]
+    model: settings.Model, schema: Schema, plans: list[StreamPlan], encoders: dict[str, Module]
 ) -> BaselineClassifier:
     tasks = tuple(_task_shape(task) for task in schema.tasks if task.on is None)
     modalities = tuple(plan.modality for plan in plans)
@@ -167,17 +167,17 @@ def _masks_on(schema: Schema) -> dict[str, str]:
     return {task.name: task.on for task in schema.tasks if task.on is not None}
 
 
-def _plan(stream: Stream, model: config.Model, schema: Schema) -> StreamPlan:
+def _plan(stream: Stream, model: settings.Model, schema: Schema) -> StreamPlan:
     by_modality = model.encoder.share == "modality" and stream.form != "vector"
     key = f"{stream.modality}/{stream.form}/{stream.channels}" if by_modality else stream.name
     return StreamPlan(stream.name, stream.input, key.replace(".", "_"), schema.modalities.index(stream.modality))
 
 
-def _encoder_name(stream: Stream, model: config.Model) -> str:
+def _encoder_name(stream: Stream, model: settings.Model) -> str:
     return {"image": model.encoder.image, "volume": model.encoder.volume, "vector": model.encoder.vector}[stream.form]
 
 
-def _encoder_spec(stream: Stream, model: config.Model) -> EncoderSpec:
+def _encoder_spec(stream: Stream, model: settings.Model) -> EncoderSpec:
     encoder = model.encoder
     patch = {"image": (encoder.patch, encoder.patch), "volume": encoder.volume_patch, "vector": ()}[stream.form]
     return EncoderSpec(
@@ -193,13 +193,13 @@ def _encoder_spec(stream: Stream, model: config.Model) -> EncoderSpec:
     )
 
 
-def _specific(model: config.Model) -> SpecificPath:
+def _specific(model: settings.Model) -> SpecificPath:
     own = model.specific
     experts = {"num_experts": own.num_experts, "hidden": own.hidden, "slots": own.slots}
     return SpecificPath(model.width, own.depth, experts, model.encoder.heads if own.attention else 0)
 
 
-def _fusion(task: TaskSpec, model: config.Model, schema: Schema) -> Fusion:
+def _fusion(task: TaskSpec, model: settings.Model, schema: Schema) -> Fusion:
     own = model.fusion
     mixtures = [MSoE(model.width, own.num_experts, own.hidden) for _ in range(own.depth)]
     if task.on is not None:
@@ -208,7 +208,7 @@ def _fusion(task: TaskSpec, model: config.Model, schema: Schema) -> Fusion:
     return Fusion(model.width, mixtures, head)
 
 
-def _mask_head(task: TaskSpec, model: config.Model, schema: Schema) -> MaskHead:
+def _mask_head(task: TaskSpec, model: settings.Model, schema: Schema) -> MaskHead:
     streams = schema.streams_of(task.on or "")
     if len({(stream.channels, stream.size) for stream in streams}) != 1:
         raise UserError(f"task {task.name!r}: pictures of input {task.on!r} differ in channels or form by modality")

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from m4oe.artifact import load_artifact
-from m4oe.config import Model, Segmenter, flattened
+from m4oe.config import flattened
 from m4oe.data.fingerprint import fit_schema
 from m4oe.data.table import Cohort, load_cohort
 from m4oe.data.volumes.plan import make_plan, read_plan, write_plan
 from m4oe.errors import UserError
 from m4oe.schema import Plan, Schema
+from m4oe.settings import Model, Segmenter
 from m4oe.study import Study, load_study
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from m4oe.artifact import Artifact, load_artifact
-from m4oe.config import Config, Model, flattened
+from m4oe.config import Config, flattened
 from m4oe.errors import UserError
 from m4oe.nets.build import expert_of
 from m4oe.runs.facts import run_cohorts
+from m4oe.settings import Model
 
 # Keys of `model` that may be written anew: of streams that are new, of training, and of making masks of scores.
 NOT_OF_THE_NETWORK = {

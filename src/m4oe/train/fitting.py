@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch import nn
 
-from m4oe.config import Config, Phase
+from m4oe.config import Config
 from m4oe.device import precision_for
 from m4oe.errors import UserError
 from m4oe.schema import Schema
+from m4oe.settings import Phase
 from m4oe.train.diary import Diary, loggers_of, quiet
 from m4oe.train.loading import Fold, Loaders
 from m4oe.train.module import Schedule, Training

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from m4oe.artifact import load_artifact, load_weights, save_weights
-from m4oe.config import Config, Phase
+from m4oe.config import Config
 from m4oe.errors import UserError
 from m4oe.nets.build import build_model
+from m4oe.settings import Phase
 from m4oe.train.fitting import fit_phase
 from m4oe.train.gates import start_gates
 from m4oe.train.growth import freeze_grown, load_grown

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from m4oe.artifact import WEIGHTS, Artifact, load_artifact, model_folder, write_text
-from m4oe.config import Config, Model, Phase
+from m4oe.config import Config
 from m4oe.nets.build import start
 from m4oe.schema import Schema
+from m4oe.settings import Model, Phase
 
 
 def start_network(network: nn.Module, config: Config, phase: Phase, schema: Schema, out: Path) -> None:
