@@ -31,7 +31,7 @@ from m4oe.moe import ModalityRouter
 from m4oe.nets.build import build_model
 from m4oe.nets.segmenter import UNIFIED
 from m4oe.predict import VolumePredictor
-from m4oe.predict.goals import Goal, goals_for, meant_by, stream_for
+from m4oe.predict.goals import Goal, _by_name, goals_for, meant_by, stream_for
 from m4oe.predict.slicewise import Slicewise, mirrored, with_neighbours
 from m4oe.schema import Plan, Preparation, Schema, Stream, TaskSpec
 from m4oe.study import load_study
@@ -475,6 +475,38 @@ def test_a_label_set_of_its_own_is_scored_where_its_classes_are_known(tmp_path):
     scored = predictor(schema).scored(dataset(schema, cohort))
     assert [(task.name, task.classes) for task in scored] == [("hepatic", ("background", "liver"))]
     assert part.notes == ("task 'hepatic': the model does not know stone: in no mask, and not scored",)
+
+
+def test_a_class_of_which_the_model_knows_a_part_is_drawn_told_and_not_scored(tmp_path):
+    """Site's abdomen is liver, pancreas and stomach in one; the model knows the liver, and draws it."""
+    rows, array = two_exams(tmp_path)
+    schema = a_schema(spacing=None)
+    cohort = a_cohort(tmp_path, "site", rows[:1], {"visceral": {0: "background", 10: "abdomen", 20: "spleen"}})
+    task = cohort.study.tasks["visceral"].model_copy(update={"synonyms": {"abdomen": ["liver", "Pancreas", "stomach"]}})
+    cohort = replace(cohort, study=cohort.study.model_copy(update={"tasks": {"visceral": task}}))
+    (part,) = predictor(schema).stream(dataset(schema, cohort))
+    assert np.array_equal(part.masks[0].labels, array.T)  # depth first
+    assert part.cases[["class", "dice"]].to_numpy().tolist() == [["spleen", 1]]
+    assert [task.classes for task in predictor(schema).scored(dataset(schema, cohort))] == [("background", "spleen")]
+    (note,) = part.notes
+    assert "of abdomen the model does not know pancreas, stomach: masks show the rest" in note
+
+
+@pytest.mark.parametrize(
+    ("known", "lacking"),
+    [
+        ({"background": ("background",), "left_kidney": ("left_kidney",)}, {"kidneys": ("right_kidney",)}),
+        ({"background": ("background",), "kidneys": ("kidneys",)}, {}),
+        ({"background": ("background",), "Kidneys": ("left_kidney",)}, {}),
+        ({"background": ("background",), "both": ("left_kidney", "right_kidney")}, {}),
+    ],
+)
+def test_what_is_missing_of_a_class_goes_by_parts_and_not_where_a_class_has_its_name(known, lacking):
+    (task,) = load_study_of(
+        {"nephro": {0: "background", 5: "kidneys"}}, {"kidneys": ["left_kidney", "right_kidney"]}
+    ).tasks.values()
+    goal = _by_name("nephro", task, UNIFIED, known)
+    assert dict(goal.lacking) == lacking and goal.unscored == tuple(lacking) and not goal.unknown
 
 
 HALVES = [

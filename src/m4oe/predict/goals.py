@@ -6,7 +6,7 @@ Axes: P slices · C classes of a label set · U classes of the unified one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,19 +24,26 @@ class Goal:
 
     classes: {value in a file: name} in the order of the class indices · logits: the network's task that it is read
     from · members: of each class those of the logits of which it consists; None: the classes are those of the logits ·
-    own: whether it is a label set of the study, whose true masks it can be measured by.
+    lacking: of classes that the model knows in part, what of them it does not know · own: whether it is a label set of
+    the study, whose true masks it can be measured by.
     """
 
     task: str
     classes: Mapping[int, str]
     logits: str
     members: tuple[tuple[int, ...], ...] | None = None
+    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     own: bool = False
 
     @property
     def unknown(self) -> tuple[str, ...]:
         """Classes that the model does not know, and never says."""
         return tuple(name for name, members in zip(self.classes.values(), self.members or ()) if not members)
+
+    @property
+    def unscored(self) -> tuple[str, ...]:
+        """Classes whose true masks say more than the model can."""
+        return (*self.unknown, *self.lacking)
 
     def of(self, logits: Tensor) -> Tensor:
         """(P, C, H, W) logits of its classes from those of the network's task; -inf of unknown classes."""
@@ -154,11 +161,13 @@ def _in_order(task: Task, classes: Sequence[str]) -> dict[int, str]:
 
 def _by_name(name: str, task: Task, logits: str, known: Mapping[str, Sequence[str]]) -> Goal | None:
     """A label set of its own on the classes of `logits`, {class: what it comprises}; None where none is known."""
-    members = [_parts(task, one, known) for one in task.class_names[1:]]
-    if not any(members):
+    members = {one: _parts(task, one, known) for one in task.class_names[1:]}
+    if not any(members.values()):
         return None
-    rest = tuple(number for number in range(len(known)) if not any(number in one for one in members))
-    return Goal(name, label_set(task.class_names, task.class_values), logits, (rest, *members), own=True)
+    rest = tuple(number for number in range(len(known)) if not any(number in one for one in members.values()))
+    lacking = {one: missing for one, found in members.items() if (missing := _missing(task, one, found, known))}
+    classes = label_set(task.class_names, task.class_values)
+    return Goal(name, classes, logits, (rest, *members.values()), lacking, own=True)
 
 
 def _parts(task: Task, name: str, known: Mapping[str, Sequence[str]]) -> tuple[int, ...]:
@@ -166,3 +175,13 @@ def _parts(task: Task, name: str, known: Mapping[str, Sequence[str]]) -> tuple[i
     own, classes = {*task.comprises(name)}, list(enumerate(known.items()))
     found = tuple(number for number, (_, comprised) in classes if {*comprised} <= own)
     return found or tuple(number for number, (called, _) in classes if one_spelling(called) == one_spelling(name))
+
+
+def _missing(task: Task, name: str, parts: Sequence[int], known: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Of what the class `name` consists of, what no class of `known` among `parts` comprises; none if one has its name,
+    and none of a class that is unknown altogether."""
+    found = [list(known.items())[number] for number in parts]
+    if not found or any(one_spelling(called) == one_spelling(name) for called, _ in found):
+        return ()
+    comprised = {part for _, parts_of_one in found for part in parts_of_one}
+    return tuple(part for part in task.comprises(name) if part not in comprised)

@@ -94,7 +94,7 @@ class VolumePredictor:
         except UserError:  # it is told of the exam, when its turn comes
             return []
         tasks = [(goal, scored_as(goal, cohort.study, self.schema)) for goal in goals]
-        return [without(task, goal.unknown) for goal, task in tasks if task is not None]
+        return [without(task, goal.unscored) for goal, task in tasks if task is not None]
 
     def _part(self, cohort: Cohort, place: int, name: str, head: tuple[Any, ...], batch_size: int) -> Part:
         """Of one picture of an exam. A task of it that fails takes nothing from the others."""
@@ -137,7 +137,7 @@ class VolumePredictor:
         task = scored_as(goal, cohort.study, self.schema)
         if task is None:
             return []
-        names = structures(without(task, goal.unknown))
+        names = structures(without(task, goal.unscored))
         return [row for row in case_rows(cohort, mask, task, head) if row[CLASS] in names]
 
     def _segment(self, picture: Picture, stream: Stream, goals: tuple[Goal, ...], batch_size: int) -> Segmented:
@@ -195,6 +195,11 @@ def _notes(modality: str, stream: Stream, goals: Iterable[Goal]) -> Iterator[str
         if goal.unknown:
             names = ", ".join(goal.unknown)
             yield f"task {goal.task!r}: the model does not know {names}: in no mask, and not scored"
+        for name, parts in goal.lacking.items():
+            yield (
+                f"task {goal.task!r}: of {name} the model does not know {', '.join(parts)}: "
+                "masks show the rest of it, and it is not scored"
+            )
 
 
 def _left_out(study: Study, input: str, goals: Iterable[Goal]) -> Iterator[str]:
