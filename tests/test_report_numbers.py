@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from pathlib import Path
+
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from m4oe.data.readers import read_picture
 from m4oe.report import accounts, outcomes
 from m4oe.report.figures import Line, chart, shade
 from m4oe.report.outcomes import outcome
-from m4oe.report.pictures import LONGEST, _outlined, _slice, size_of, window
+from m4oe.report.pictures import LONGEST, _outlined, _slice, outline_hue, rgb, size_of, thumbnail, window
 from m4oe.report.svg import Plane, tag, ticks
 from m4oe.report.words import estimate, number, percent, signed
 from m4oe.schema import TaskSpec
@@ -176,6 +183,29 @@ def test_an_outline_is_the_border_of_the_mask():
     mask[1:4, 1:4] = 1
     drawn = _outlined(np.zeros((5, 5, 3), np.uint8), mask).any(2)
     assert drawn.sum() == 8 and not drawn[2, 2] and not drawn[0].any()
+
+
+def test_a_class_is_outlined_in_the_colour_of_its_name_whatever_else_is_there():
+    mask = np.zeros((6, 6), np.int32)
+    mask[1:5, 1:3] = 3
+    alone = _outlined(np.zeros((6, 6, 3), np.uint8), mask.copy())
+    mask[1:5, 4] = 1
+    both = _outlined(np.zeros((6, 6, 3), np.uint8), mask)
+    assert tuple(alone[1, 1]) == tuple(both[1, 1]) == rgb(outline_hue(2)) and tuple(both[1, 4]) == rgb(outline_hue(0))
+
+
+def test_a_card_shows_the_patient_s_front_above_and_right_side_on_the_left(tmp_path: Path):
+    """What is bright, and outlined, lies in front, on the right: RAS+ counts from the left and from the back."""
+    values = np.random.default_rng(0).uniform(0, 1, (20, 20, 3)).astype(np.float32)
+    values[11:18, 11:18] += 9
+    for name, array in (("scan", values), ("mask", (values > 5).astype(np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4) * (1, 1, 2, 1)), tmp_path / f"{name}.nii.gz")
+    task = TaskSpec(name="t", kind="segmentation", classes=("no", "yes"), values=(0, 1), prior=(), weights=())
+    uri = thumbnail(read_picture((str(tmp_path / "scan.nii.gz"),), "mr"), (task, tmp_path / "mask.nii.gz"))
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB")).astype(int)
+    outline, half = (shown == rgb(outline_hue(0))).all(2), LONGEST // 2
+    assert shown[:half, :half].mean() > 2 * shown[half:, half:].mean()
+    assert outline.sum() == outline[:half, :half].sum() > 100
 
 
 def test_a_volume_shows_its_middle_or_the_slice_with_most_of_the_mask():

@@ -8,9 +8,11 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
-from fabricated_run import write_run
+from fabricated_run import PICTURES, write_run
 from m4oe.errors import UserError
 from m4oe.report import write_report
 
@@ -265,6 +267,16 @@ def test_a_study_that_moved_away_costs_the_pictures_only(run, tmp_path):
     page = report_of(copy)
     assert "The table of study screening could not be read" in page.text and "Exam E" in page.text
     assert not [1 for tag, _, _ in page.attributes if tag == "img"]
+
+
+def test_a_picture_that_the_table_has_lost_costs_itself_only(copy):
+    study = copy / "studies" / "screening.yaml"
+    content = yaml.safe_load(study.read_text())
+    table = pd.read_csv(content["table"], dtype=str)
+    table.assign(**{PICTURES[1]: ""}).to_csv(copy / "shorter.csv", index=False)
+    study.write_text(yaml.safe_dump(content | {"table": str(copy / "shorter.csv")}))
+    page = report_of(copy)
+    assert "not there any more" in page.text and f"{PICTURES[0]} of exam" in str(page.attributes)
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,18 @@ def test_the_slice_is_that_of_most_truth_or_of_most_errors():
     truth[1] = said[1] = [[1, 1], [2, 0]]  # the most truth, and all right
     truth[2, 0], said[3, 0] = [1, 0], [1, 1]  # 1 and 2 pixels wrong
     truth[0] = -100  # counts for nothing
-    assert telling_slice(truth, said, 4, errors=False) == 1
-    assert telling_slice(truth, said, 4, errors=True) == 3
-    assert telling_slice(truth, truth, 4, errors=True) == 1  # without an error, most truth
-    assert telling_slice(None, said, 4, errors=True) == 1
-    assert telling_slice(None, None, 4, errors=False) == 2
+    assert telling_slice(truth, said, 4, errors=False) == (1, "where the truth is largest")
+    assert telling_slice(truth, said, 4, errors=True) == (3, "where most pixels are wrong")
+    assert telling_slice(truth, truth, 4, errors=True) == (1, "where the truth is largest")  # there is no error
+    assert telling_slice(None, said, 4, errors=True) == (1, "where the prediction is largest")
+    assert telling_slice(None, None, 4, errors=False) == (2, "in the middle")
+
+
+def test_what_was_invented_is_shown_where_there_is_no_truth():
+    truth, said = np.zeros((4, 2, 2), int), np.zeros((4, 2, 2), int)
+    truth[1], said[1], said[3, 0] = -100, 1, [1, 0]
+    assert telling_slice(truth, said, 4, errors=False) == (3, "where the prediction is largest")
+    assert telling_slice(truth, np.zeros_like(said), 4, errors=False) == (2, "in the middle")
 
 
 def test_classes_are_outlined_and_filled_and_what_counts_for_nothing_is_dimmed():
@@ -251,6 +258,19 @@ def test_without_masks_or_pictures_or_weights_the_rest_is_shown(copy):
     shutil.rmtree(copy / "studies")
     page = report_of(copy)
     assert "Not drawn: " in page.text and not pictures(page) and (page.open, page.wrong) == ([], [])
+
+
+def test_an_exam_that_its_table_has_lost_is_named_and_not_drawn(copy):
+    file = copy / "studies" / "a.yaml"
+    content = yaml.safe_load(file.read_text())
+    table = pd.read_csv(content["table"], dtype=str)
+    splits = pd.read_csv(copy / "splits.csv", dtype=str)
+    tested = splits.loc[(splits["study"] == "a") & (splits["split"] == "test"), "exam"]
+    table[~table["case"].isin(tested)].to_csv(copy / "shorter.csv", index=False)
+    file.write_text(yaml.safe_dump(content | {"table": str(copy / "shorter.csv")}))
+    page = report_of(copy)
+    assert "Not drawn: " in page.text and "has no 'image' any more" in page.text
+    assert sum(text.startswith("Truth") for text in pictures(page)) == 3
 
 
 @pytest.mark.parametrize("name", ["cases.csv", "routing.json", "plan.json", "metrics.json", "log.jsonl", "model"])

@@ -159,6 +159,8 @@ def _shots(run: RunFolder, population: Population, exam: tuple[str, str], presen
             yield Shot(name, None, "not in this exam")
         elif entry.kind == "table":
             yield Shot(name, None, f"plain variables: {', '.join(entry.columns)}")
+        elif cohort.paths[name][row] is None:
+            yield Shot(name, None, "not there any more")
         else:
             yield _shot(run, cohort, row, name, exam)
 

@@ -20,6 +20,7 @@ from m4oe.errors import UserError
 from m4oe.masks import Mask, label_set, true_mask
 from m4oe.predict.goals import stream_for
 from m4oe.report.folder import KEY, RunFolder
+from m4oe.report.pictures import facing
 from m4oe.schema import Preparation, Stream, TaskSpec
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Case:
 @dataclass(frozen=True, eq=False)
 class View:
     """A slice of a case. truth, prediction: stacks (S, H, W) of class indices, -100 where nothing counts, or None ·
-    `number` is that of the slice, from 0."""
+    `number` is that of the slice, from 0 · why: the reason for it, in words."""
 
     picture: Picture
     stream: Stream
@@ -51,6 +52,7 @@ class View:
     truth: ndarray | None
     prediction: ndarray | None
     number: int
+    why: str
 
     def plane(self, stack: ndarray) -> ndarray:
         """The slice of a stack (S, ..., H, W) as a reader expects it."""
@@ -58,7 +60,7 @@ class View:
 
     def turned(self, plane: ndarray) -> ndarray:
         """(..., H, W) of the picture's own grid as a reader expects it."""
-        return plane[..., ::-1, ::-1] if self.picture.orientation is not None else plane
+        return facing(plane, self.picture)
 
     @property
     def pixels(self) -> ndarray:
@@ -98,19 +100,30 @@ def _case(task: TaskSpec, rank: str, key: tuple[str, str, str], dice: float, row
 def view_of(run: RunFolder, case: Case, cohort: Cohort) -> View:
     """The slice of a case with most of the truth, of the worst case that with most errors.
 
+    Of a case without truth that with most of the prediction.
+
     Raises UserError and OSError for files that are gone or damaged.
     """
     if run.schema is None or run.schema.plan is None:
         raise UserError(f"{run.path}: has no model, which says how pictures become slices")
-    place, name = int(np.flatnonzero(cohort.exams == case.exam)[0]), str(case.task.on)
+    name = str(case.task.on)
+    place = _place(case, cohort, name)
     source, modality = cohort.study.inputs[name], str(cohort.modalities[name][place])
     stream, plan = stream_for(run.schema, name, modality, source.kind, any_modality=True), run.schema.plan
     preparation = plan.streams[stream.name]
     picture = read_picture(cohort.paths[name][place], source.kind)
     way = way_of(picture.shape, picture.spacing, preparation, plan.size)
     truth, said = (None if mask is None else way.stack(mask) for mask in _masks(run, case, cohort, picture))
-    number = telling_slice(truth, said, way.slices, errors=case.rank == "Worst")
-    return View(picture, stream, preparation, way, truth, said, number)
+    telling = telling_slice(truth, said, way.slices, errors=case.rank == "Worst")
+    return View(picture, stream, preparation, way, truth, said, *telling)
+
+
+def _place(case: Case, cohort: Cohort, input: str) -> int:
+    """Where the case stands in its study's table, which may have changed since the run was made."""
+    found = np.flatnonzero((cohort.exams == case.exam) & cohort.present(input))
+    if not len(found):
+        raise UserError(f"{cohort.study.table_path}: exam {case.exam!r} has no {input!r} any more")
+    return int(found[0])
 
 
 def _masks(run: RunFolder, case: Case, cohort: Cohort, picture: Picture) -> tuple[ndarray | None, ndarray | None]:
@@ -123,15 +136,20 @@ def _masks(run: RunFolder, case: Case, cohort: Cohort, picture: Picture) -> tupl
     return true_mask(cohort, mask), said
 
 
-def telling_slice(truth: ndarray | None, prediction: ndarray | None, count: int, *, errors: bool) -> int:
-    """Of masks (S, H, W) the slice with the most pixels of the truth, or with `errors` of those that are wrong.
+def telling_slice(truth: ndarray | None, prediction: ndarray | None, count: int, *, errors: bool) -> tuple[int, str]:
+    """Of masks (S, H, W) the slice with the most pixels of the truth, or with `errors` of those that are wrong; where
+    there are none, with the most of the prediction; and why it is that one.
 
-    Pixels of -100 count for nothing; without masks it is the middle one of `count`.
+    Pixels of -100 count for nothing; where nothing is marked it is the middle one of `count`.
     """
-    marked = truth if truth is not None else prediction
-    if marked is None:
-        return count // 2
-    chosen = marked > 0
-    if errors and truth is not None and prediction is not None and (truth != prediction)[truth >= 0].any():
-        chosen = (truth != prediction) & (truth >= 0)
-    return int(chosen.sum((1, 2)).argmax())
+    counted = truth is None or truth >= 0
+    chosen: dict[str, ndarray] = {}
+    if errors and truth is not None and prediction is not None:
+        chosen["where most pixels are wrong"] = (truth != prediction) & counted
+    for name, stack in (("truth", truth), ("prediction", prediction)):
+        if stack is not None:
+            chosen[f"where the {name} is largest"] = (stack > 0) & counted
+    for why, pixels in chosen.items():
+        if pixels.any():
+            return int(pixels.sum((1, 2)).argmax()), why
+    return count // 2, "in the middle"

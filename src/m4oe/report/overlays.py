@@ -60,7 +60,7 @@ def _shown(run: RunFolder, case: Case, population: Population, see: Callable[[Vi
             raise UserError(f"the table of study {case.study} is not there")
         view = view_of(run, case, population.cohorts[case.study])
         see(view)
-        shots, note = tuple(draw(view, case.task)), _where(view, case)
+        shots, note = tuple(draw(view, case.task)), _where(view)
     except (UserError, OSError) as error:
         shots, note = (), f"Not drawn: {error}"
     return Shown(case, number(case.dice), scores, shots, note)
@@ -73,11 +73,10 @@ def _scores(case: Case) -> Iterator[tuple[str, float | None, str, str]]:
         yield row["class"], row["dice"] if known else None, number(row["dice"]) if known else MISSING, odd
 
 
-def _where(view: View, case: Case) -> str:
+def _where(view: View) -> str:
     if view.way.slices == 1:
         return ""
-    why = "most pixels are wrong" if case.rank == "Worst" else "the truth is largest"
-    return f"Slice {view.number + 1} of {view.way.slices}, where {why}."
+    return f"Slice {view.number + 1} of {view.way.slices}, {view.why}."
 
 
 def draw(view: View, task: TaskSpec) -> Iterator[tuple[str, str]]:

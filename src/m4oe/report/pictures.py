@@ -29,10 +29,11 @@ def thumbnail(picture: Picture, overlay: tuple[TaskSpec, Path] | None = None) ->
 
     mask = _read_mask(*overlay) if overlay else None
     pixels, mask = _slice(picture.values, mask)
+    pixels, mask = facing(pixels, picture), None if mask is None else facing(mask, picture)
     size = size_of(pixels.shape[-2:], picture.spacing)
     shown = Image.fromarray(window(pixels)).resize(size, Image.Resampling.LANCZOS)
     if mask is not None:
-        small = Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        small = Image.fromarray(mask.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
         shown = Image.fromarray(_outlined(np.asarray(shown.convert("RGB")).copy(), np.asarray(small)))
     return _data_uri(shown)
 
@@ -50,6 +51,12 @@ def _slice(values: ndarray, mask: ndarray | None) -> tuple[ndarray, ndarray | No
         return values, mask
     plane = values.shape[1] // 2 if mask is None else int((mask > 0).sum((1, 2)).argmax())
     return values[:, plane], None if mask is None else mask[plane]
+
+
+def facing(plane: ndarray, picture: Picture) -> ndarray:
+    """(..., H, W) of a picture as a reader expects it: the patient's front, head and right side up or left, where the
+    file says how they lie."""
+    return plane[..., ::-1, ::-1] if picture.orientation is not None else plane
 
 
 def size_of(shape: Sequence[int], spacing: Sequence[float] | None, longest: int = LONGEST) -> tuple[int, int]:
@@ -73,10 +80,11 @@ def window(pixels: ndarray, ends: tuple[float, float] | None = None) -> ndarray:
 
 
 def _outlined(pixels: ndarray, mask: ndarray) -> ndarray:
-    for place, index in enumerate(sorted(set(np.unique(mask)) - {0})):
+    """`pixels` with the outline of each class of `mask`, in the colour that its name has beside the picture."""
+    for index in sorted(set(np.unique(mask)) - {0}):
         inside = np.pad(mask == index, 1)
         kept = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-        pixels[inside[1:-1, 1:-1] & ~kept] = rgb(outline_hue(place))
+        pixels[inside[1:-1, 1:-1] & ~kept] = rgb(outline_hue(index - 1))
     return pixels
 
 
