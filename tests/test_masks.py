@@ -98,12 +98,14 @@ def test_codes_units_and_version_are_those_of_the_input(version, sform, qform, t
 def test_nothing_of_values_or_people_is_taken_over(tmp_path):
     source = scan("RAS")
     source.header["db_name"], source.header["descrip"] = b"Doe^Jane", b"Doe^Jane"
-    source.header["cal_max"] = 300
+    source.header["data_type"], source.header["cal_max"] = b"Doe^Jane", 300
+    source.header.set_intent("z score", name="Doe^Jane")
     source.set_data_dtype(np.int16)  # stored with a slope
     source.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Doe^Jane"))
     written = written_for(source, tmp_path)
     assert_lies_alike(written, source)
     assert written.header["cal_max"] == 0 and not written.header.extensions
+    assert written.header.get_intent() == ("none", (), "")
     assert b"Doe" not in gzip.decompress((tmp_path / "masks" / "e__fluid.nii.gz").read_bytes())
 
 

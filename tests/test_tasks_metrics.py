@@ -336,6 +336,15 @@ def test_nsd_by_hand() -> None:
     assert [len(found) for found in surface_distances(square, square, (1, 1))] == [16, 16]
 
 
+def test_a_header_s_rounding_does_not_move_a_surface_out_of_tolerance() -> None:
+    """Pixels of 1 mm, as a turned volume's header tells them: every surface pixel is one pixel away."""
+    a, b = np.zeros((2, 3, 9), bool)
+    a[1, 2:7], b[2, 2:7] = True, True
+    for mm in (1 - 1e-7, 1, 1 + 1e-7):
+        assert nsd(*surface_distances(a, b, (mm, mm))) == 1
+    assert nsd(*surface_distances(a, b, (1.01, 1.01))) == 0
+
+
 def naive_case(prediction: ndarray, truth: ndarray, members: tuple[int, ...], spacing: ndarray) -> tuple[float, ...]:
     """Dice, IoU, HD95 and NSD over all pixels and all pairs of surface pixels."""
     counted = truth != -100

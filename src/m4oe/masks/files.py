@@ -100,7 +100,8 @@ def _as_input(values: ndarray, geometry: Geometry, header: Any) -> Any:
     header.set_data_dtype(values.dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    for text in ("descrip", "aux_file", "db_name"):
+    header.set_intent("none")
+    for text in ("descrip", "aux_file", "db_name", "data_type"):
         if text in header:
             header[text] = b""
     header.extensions.clear()

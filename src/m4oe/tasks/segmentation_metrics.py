@@ -19,6 +19,7 @@ from m4oe.tasks.segmentation import IGNORED
 OUTCOMES = ("scored", "missed", "invented", "empty")
 SCORES = ("dice", "iou", "hd95", "nsd")
 TOLERANCE_MM = 1.0
+ROUNDING_MM = 1e-3  # headers round: pixels of 1.0000001 mm are of 1 mm
 
 
 # The key `class` is a Python keyword, hence the functional form.
@@ -105,9 +106,9 @@ def hd95(from_a: ndarray, from_b: ndarray) -> float:
 
 def nsd(from_a: ndarray, from_b: ndarray, tolerance: float = TOLERANCE_MM) -> float:
     """Normalised surface distance, 0 to 1: the share of the pixels of both surfaces that lie within `tolerance` mm of
-    the other surface."""
+    the other surface, to a micrometre."""
     distances = np.concatenate([from_a, from_b])
-    return float((distances <= tolerance).mean())
+    return float((distances <= tolerance + ROUNDING_MM).mean())
 
 
 def segmentation_sample(
