@@ -96,6 +96,12 @@ MISTAKES = {
     "mask on nothing": ("on: scan", "on: scam", ["'optic'", "'scam'"]),
     "mask on variables": ("on: scan", "on: history", ["'optic'", "'history'"]),
     "region of no class": ("disc: [rim, cup]", "disc: [rim, cap]", ["'disc'", "'cap'"]),
+    "region of nothing": ("disc: [rim, cup]", "disc: []", ["'disc'", "names no class"]),
+    "region with the name of a class": ("disc: [rim, cup]", "cup: [rim, cup]", ["'cup'", "name of a class", "rename"]),
+    "mask value below 0": ("128: rim", "-1: rim", ["tasks.optic", "-1", "whole numbers from 0 to 65535"]),
+    "mask value of more than two bytes": ("128: rim", "65536: rim", ["65536", "whole numbers from 0 to 65535"]),
+    "mask value that is not whole": ("128: rim", "1.5: rim", ["1.5", "whole numbers from 0 to 65535"]),
+    "mask value in words": ("128: rim", "edge: rim", ["'edge'", "whole numbers from 0 to 65535"]),
     "two ways to split": (
         "folds: 5",
         "folds: 5, column: split",

@@ -19,6 +19,7 @@ from m4oe.errors import UserError, from_validation
 InputKind = Literal["mammogram", "xray", "ct", "mr", "ultrasound", "photo", "oct", "pathology", "table", "other"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "survival", "segmentation"]
 Cell = str | int | float | bool
+LARGEST_LABEL = 65535  # masks are written in two bytes at most
 
 
 def is_plain_name(name: str) -> bool:
@@ -111,9 +112,10 @@ class Task(Facts):
                 f"'classes' names one class twice, {pair[0]!r} and {pair[1]!r}: case, spaces, '_' and '-' do not tell "
                 "classes apart; rename one"
             )
+        if self.kind == "segmentation":
+            _check_mask_values(self.class_values)
         for region, members in self.regions.items():
-            if missing := [name for name in members if name not in names]:
-                raise ValueError(f"region {region!r} names {missing[0]!r}, which is not among 'classes'")
+            _check_region(region, members, names)
         for name in self.synonyms:
             if name not in names[1:]:
                 raise ValueError(f"'synonyms' names {name!r}, which is no class but the background of 'classes'")
@@ -154,6 +156,25 @@ class Task(Facts):
         if self.kind == "segmentation" or self.classes is None:
             return tuple(range(len(self.class_names)))
         return tuple(self.classes)
+
+
+def _check_mask_values(values: Sequence[Cell]) -> None:
+    for value in values:
+        if not str(value).isdecimal() or int(value) > LARGEST_LABEL:
+            raise ValueError(
+                f"'classes' names the value {value!r}; values of a mask are whole numbers from 0 to {LARGEST_LABEL}"
+            )
+
+
+def _check_region(region: str, members: Sequence[str], names: Sequence[str]) -> None:
+    if not members:
+        raise ValueError(f"region {region!r} names no class")
+    if missing := [name for name in members if name not in names]:
+        raise ValueError(f"region {region!r} names {missing[0]!r}, which is not among 'classes'")
+    if region in names:
+        raise ValueError(
+            f"region {region!r} has the name of a class, which is scored by itself; rename the region, or leave it out"
+        )
 
 
 _NEEDS: Mapping[str, tuple[str, ...]] = {
