@@ -257,8 +257,40 @@ def test_a_bad_picture_names_row_input_and_exam(folder):
 
 def test_a_mask_of_another_shape_names_both(folder):
     Image.fromarray(np.zeros((30, 40), np.uint8)).save(folder / "a_mask.png")
-    with pytest.raises(UserError, match=r"row 2, task 'lesion'.*a_mask\.png is 30 x 40, and its .*a\.png is 40 x 30"):
+    with pytest.raises(
+        UserError, match=r"row 2, task 'lesion'.*a_mask\.png is 30 x 40, and its picture .*a\.png 40 x 30"
+    ):
         dataset(folder, "a")[0]
+
+
+def test_what_a_mask_ignores_is_no_class(folder):
+    """255 alone beside 0 would be the lesion, were it not what counts for nothing."""
+    study = folder / "study.yaml"
+    study.write_text(study.read_text().replace("[back, lesion]", "[back, lesion], ignore: 255"))
+    ignored = dataset(folder, "a")[0].targets["lesion"]
+    assert set(ignored.unique().tolist()) == {-100, 0}
+
+
+def test_a_mask_that_lies_elsewhere_is_refused_or_moved(folder):
+    study = folder / "study.yaml"
+    study.write_text(study.read_text().replace("column: mask, on: view", "column: mask, on: scan"))
+    table = (folder / "exams.csv").read_text()
+    (folder / "exams.csv").write_text(table.replace("a_mask.png", "mask.nii.gz"))
+    mask = np.zeros((12, 10, 6), np.uint8)
+    mask[:, :, 0] = 1
+    above = np.diag([1, 1, 2.0, 1])
+    above[2, 3] = 4  # two slices of 2 mm further up than its array says
+    nib.save(nib.Nifti1Image(mask, above), folder / "mask.nii.gz")
+    stream = SCHEMA.stream("scan@t1").model_copy(update={"size": (6, 10, 12)})
+    lies_on_scan = Schema(streams=(stream,), tasks=(SCHEMA.task("lesion").model_copy(update={"on": "scan"}),))
+
+    def target() -> torch.Tensor:
+        return ExamDataset([cohort_in(folder)], rows("a"), lies_on_scan)[0].targets["lesion"]
+
+    with pytest.raises(UserError, match=r"row 2, task 'lesion'.*'fix: resample' \(the nearest label in space\)"):
+        target()
+    study.write_text(study.read_text().replace("[back, lesion]", "[back, lesion], fix: resample"))
+    assert (target() == 1).sum((1, 2)).tolist() == [0, 0, 120, 0, 0, 0]
 
 
 def test_an_unnamed_mask_value_names_row_and_value(folder):

@@ -137,15 +137,15 @@ class ExamDataset(torch.utils.data.Dataset[Sample]):
         stream = next((s.name for s in self.schema.streams_of(str(task.on)) if s.name in pictures), None)
         if path is None or stream is None:
             return None
-        loaded, change = pictures[stream]
+        (loaded, change), own = pictures[stream], cohort.study.tasks[task.name]
 
         def load() -> Tensor:
             with located(cohort, place, f"task {task.name!r}"):
-                return fitted_mask(path, cohort.study.tasks[task.name].class_values, loaded)
+                return fitted_mask(path, own, loaded)
 
         def made_of() -> list[Any]:
             on = _picture_facts(cohort, place, self.schema.stream(stream))
-            return [identity(path), cohort.study.tasks[task.name].class_values, on]
+            return [identity(path), own.class_values, own.ignore, own.fix, on]
 
         mask = self._cache.get((cohort.study.name, place, f"mask:{task.name}"), load, made_of)
         return change.apply_mask(mask.long())

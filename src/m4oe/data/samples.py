@@ -5,7 +5,7 @@ Axes as in batch.py: B exams of a batch · P exams that have a thing · C channe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from m4oe.batch import Batch, Rows
-from m4oe.data.readers import Geometry, Picture, picture_of, read_mask, read_picture
+from m4oe.data.readers import Geometry, Picture, picture_of, read_labels, read_picture
 from m4oe.data.transforms import Fit, fit, normalise
 from m4oe.data.variables import encode_variables
+from m4oe.data.volumes.grids import labels_on
 from m4oe.errors import UserError, unknown
 from m4oe.schema import Schema, Stream
+from m4oe.study import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +72,15 @@ def fitted(picture: Picture, stream: Stream, *, mirrored: bool = False) -> Loade
     return Loaded(way.apply(values), way, picture.geometry)
 
 
-def fitted_mask(path: str, values: Sequence[Any], loaded: Loaded) -> Tensor:
-    """The mask in `path` on the grid of the picture on which it lies, (*size) int16.
+def fitted_mask(path: str, task: Task, loaded: Loaded) -> Tensor:
+    """The mask in `path` on the network's grid of the picture on which it lies, (*size) int16; -100 where nothing
+    counts.
 
-    Raises UserError for a mask that is not of the shape of its picture.
+    Raises UserError for a mask that lies elsewhere, where the task offers no fix.
     """
-    mask = read_mask(path, values)
-    if mask.shape != loaded.geometry.shape:
-        raise UserError(
-            f"the mask {path} is {_by(mask.shape)}, and its picture {loaded.geometry.source} is "
-            f"{_by(loaded.geometry.shape)}; a mask has the shape of its picture"
-        )
-    return loaded.fit.apply_mask(torch.from_numpy(mask)).to(torch.int16)
+    mask = read_labels(path, task.class_values, task.ignore)
+    labels = labels_on(loaded.geometry, mask, task.fix)
+    return loaded.fit.apply_mask(torch.from_numpy(labels)).to(torch.int16)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -174,7 +173,3 @@ def _text(value: Any) -> str:
 
 def _form(form: str, channels: int) -> str:
     return f"{form} of {channels} channel{'s' if channels != 1 else ''}"
-
-
-def _by(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape))
