@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from m4oe.errors import UserError
+from m4oe.runs import evaluate_run
 from m4oe.train.diary import Diary
 from m4oe.train.loading import Shuffled
 from m4oe.train.resume import _digest
@@ -231,6 +232,15 @@ def test_folds_have_a_run_each_and_pooled_metrics(retina, tmp_path):
     metrics = json.loads((run / "metrics.json").read_text())
     labelled = pooled[(pooled["task"] == "glaucoma") & pooled["target"].notna()]["exam"].nunique()
     assert metrics["test"]["glaucoma"]["accuracy"]["n"] == labelled > 15
+
+
+def test_folds_are_evaluated_where_all_are_trained_and_written_where_asked(tmp_path):
+    (tmp_path / "fold_0").mkdir()
+    with pytest.raises(UserError, match="not all folds are trained; the same 'm4oe train' goes on with them"):
+        evaluate_run(tmp_path, [], None, torch.device("cpu"))
+    (tmp_path / "metrics.json").write_text('{"test": {}}')
+    assert evaluate_run(tmp_path, [], tmp_path / "out", torch.device("cpu")).splits == ["test"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == {"test": {}}
 
 
 def test_studies_train_together_and_their_masks_do_not_meet(retina, tmp_path):

@@ -51,23 +51,34 @@ class Evaluated:
 
 
 def evaluate_run(run: Path, studies: Sequence[Path], out: Path | None, device: torch.device) -> Evaluated:
-    """Metrics of a run's own splits, made anew from its predictions; or of other studies, predicted for it.
+    """Metrics of a run's own splits, made anew from its predictions, with folds those of all, as training left them; or
+    of other studies, predicted for it.
 
-    Raises UserError where other studies have no label that the model could be measured by, and no exam failed; and for
-    two of their label sets that have one name, before anything is predicted.
+    Raises UserError for folds that are not all trained; where other studies have no label that the model could be
+    measured by, and no exam failed; and for two of their label sets that have one name, before anything is predicted.
     """
     if studies:
         return _evaluate_elsewhere(run, studies, out or run / "external", device)
-    if not (run / "model").is_dir() and (run / "fold_0").is_dir():
-        return Evaluated(json.loads((run / "metrics.json").read_text()))
+    folds = not (run / "model").is_dir() and (run / "fold_0").is_dir()
+    metrics = _pooled(run / "metrics.json") if folds else _anew(run)
+    (out or run).mkdir(parents=True, exist_ok=True)
+    write_metrics(metrics, (out or run) / "metrics.json")
+    return Evaluated(metrics)
+
+
+def _anew(run: Path) -> dict[str, Any]:
     artifact = load_artifact(run)
     cohorts = run_cohorts(run)
     splits = read_table(run / "splits.csv")
     training = survival_labels(cohorts, splits[splits["split"] == "train"], artifact.schema)
-    metrics = metrics_of(run, artifact.schema, cohorts, training)
-    (out or run).mkdir(parents=True, exist_ok=True)
-    write_metrics(metrics, (out or run) / "metrics.json")
-    return Evaluated(metrics)
+    return metrics_of(run, artifact.schema, cohorts, training)
+
+
+def _pooled(path: Path) -> dict[str, Any]:
+    """The metrics of all folds together."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: not all folds are trained; the same 'm4oe train' goes on with them")
+    return dict(json.loads(path.read_text()))
 
 
 def _evaluate_elsewhere(run: Path, studies: Sequence[Path], out: Path, device: torch.device) -> Evaluated:
