@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -106,6 +107,24 @@ def test_what_was_left_half_written_is_not_taken(cohort, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("*.npy"))
     assert cache_of(tmp_path, schema).pictures(cohort, 0, schema.streams[0]).shape[0] == 6
     assert not list((tmp_path / "cache").glob(".*.part"))
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(cohort, tmp_path, monkeypatch):
+    """Some file systems say so only when a file is to be on the disk, which is before it has its name."""
+    schema = planned([cohort])
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        there = (
+            r"row 2, input 'image' of exam 'c0': .*cache: cannot be written to \(No space left on device\); make room"
+        )
+        with pytest.raises(UserError, match=there):
+            cache_of(tmp_path, schema).pictures(cohort, 0, schema.streams[0])
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".json"]
+    assert cache_of(tmp_path, schema).masks(cohort, 0, schema.task(TASK)).shape[0] == 6
 
 
 def test_an_ignored_value_counts_for_nothing(tmp_path):

@@ -73,15 +73,18 @@ def identity(source: str) -> list[object]:
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A file to write that becomes `path` when all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def aside(path: Path, advice: str = "make room") -> Iterator[Path]:
+    """A file to write that becomes `path` when all is written. Raises UserError, with `advice`, where it cannot be."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be written to ({error.strerror}); {advice}") from None
 
 
 def geometry_from(facts: Mapping[str, Any]) -> Geometry:
@@ -101,14 +104,9 @@ def _name(facts: Sequence[Any]) -> str:
 def _write(path: Path, loaded: Loaded | Tensor) -> None:
     """One file, compressed without loss, each of its parts with a checksum."""
     values = loaded.values if isinstance(loaded, Loaded) else loaded
-    try:
-        with aside(path) as beside, beside.open("wb") as file:
-            np.savez_compressed(file, values=values.numpy(), facts=_facts(loaded))
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: cannot be written to ({error.strerror}); make room, or let memory keep more pictures, "
-            "train.cache_gb"
-        ) from None
+    advice = "make room, or let memory keep more pictures, train.cache_gb"
+    with aside(path, advice) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, values=values.numpy(), facts=_facts(loaded))
 
 
 def _facts(loaded: Loaded | Tensor) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -132,23 +133,37 @@ def _write_picture(path: Path, prepared: Prepared, geometry: Geometry) -> None:
     facts = {"floor": prepared.slices.floor, "way": asdict(prepared.way), "geometry": asdict(geometry)}
     with aside(path.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(facts, default=np.ndarray.tolist), encoding="utf-8")
-    with aside(path) as beside:
-        array = np.lib.format.open_memmap(beside, "w+", np.float16, prepared.slices.shape)
-        for start in range(0, len(array), AT_ONCE):
-            array[start : start + AT_ONCE] = prepared.slices[start : start + AT_ONCE].numpy()
+    slices = prepared.slices
+    _write_array(path, np.float16, slices.shape, (slices[some].numpy() for some in _some(len(slices))))
 
 
 def _write_mask(path: Path, labels: ndarray, way: Way, classes: int) -> None:
+    """The counts of classes first, then the array that is looked for."""
     stack = way.stack(labels)
-    counts = np.zeros((len(stack), classes), np.int64)
-    with aside(path) as beside:
-        array = np.lib.format.open_memmap(beside, "w+", np.int16, (len(stack), *way.inner))
-        for start in range(0, len(array), AT_ONCE):
-            array[start : start + AT_ONCE] = way.labels_there(stack[start : start + AT_ONCE])
-        for slice_, count in zip(array, counts):
-            count[:] = np.bincount(slice_[slice_ >= 0], minlength=classes)
-        with aside(_counts(path)) as second:
-            np.lib.format.open_memmap(second, "w+", np.int64, counts.shape)[:] = counts
+    slices = (slice_ for some in _some(len(stack)) for slice_ in way.labels_there(stack[some]))
+    counts = (np.bincount(slice_[slice_ >= 0], minlength=classes) for slice_ in slices)
+    _write_array(_counts(path), np.int64, (len(stack), classes), counts)
+    _write_array(
+        path, np.int16, (len(stack), *way.inner), (way.labels_there(stack[some]) for some in _some(len(stack)))
+    )
+
+
+def _some(count: int) -> Iterator[slice]:
+    return (slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE))
+
+
+def _write_array(path: Path, dtype: type, shape: tuple[int, ...], parts: Iterable[ndarray]) -> None:
+    """`parts`, one after the other, as an array of `shape`, which is on the disk before it gets its name.
+
+    Written, not mapped: a full disk ends a process that writes through a map. Raises UserError where there is no room.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with aside(path) as beside, beside.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _lies(facts: dict[str, Any]) -> tuple[Geometry, Way]:
