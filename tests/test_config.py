@@ -39,6 +39,10 @@ TYPOS = {
     "model.preset=huge": r"unknown preset 'huge'.*base, paper, tiny",
     "model.width=66": r"width 66 is no multiple of encoder\.heads",
     "model.image_size=[60, 64]": r"image_size \[60, 64\] is no multiple of encoder\.patch",
+    "model.image_size=[0, 64]": r"model\.image_size\.0 = 0.*greater than or equal to 1",
+    "model.segmenter.size=[96, 0]": r"model\.segmenter\.size\.1 = 0.*greater than or equal to 1",
+    "model.segmenter.spacing=[-1, 1]": r"model\.segmenter\.spacing\.0 = -1.*greater than 0",
+    "phases=[{name: gate/slow}]": r"phases\.0\.name = 'gate/slow'",
     "model.encoder.share=all": r"model\.encoder\.share = 'all'",
 }
 

@@ -153,6 +153,9 @@ def test_a_plan_is_read_as_it_was_written_and_as_it_was_edited(ct, tmp_path):
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match=rf"plan\.json: streams\.image: .*{said}"):
             read_plan(path)
+    path.write_text(json.dumps(plan.model_dump() | {"size": [0, 32]}))
+    with pytest.raises(UserError, match=r"plan\.json: size\.0 = 0"):
+        read_plan(path)
     path.write_text("{")
     with pytest.raises(UserError, match="delete it, and it is made again"):
         read_plan(path)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from m4oe.data.readers import Picture
 from m4oe.data.volumes.prepare import foreground_statistics, prepare, sampled, way_of
+from m4oe.errors import UserError
 from m4oe.schema import Preparation
 
 HU = Preparation(spacing=(2.0, 2.0), low=-100.0, high=300.0, mean=50.0, sd=100.0)
@@ -55,8 +56,18 @@ def test_mr_is_z_scored_within_its_own_foreground():
     prepared = prepare(Picture(values), Preparation(), (20, 20)).slices[:]
     inside = prepared[:, :, 5:15, 5:15]
     assert float(inside.mean()) == pytest.approx(0, abs=1e-3) and float(inside.std()) == pytest.approx(1, abs=1e-2)
-    doubled = prepare(Picture(2 * values), Preparation(), (20, 20)).slices[:]
-    torch.testing.assert_close(doubled, prepared)
+    for factor in (2.0, 1e9, 1e-9):  # diffusion in m^2/s is of 1e-9
+        scaled = prepare(Picture(np.float32(factor) * values), Preparation(), (20, 20)).slices[:]
+        torch.testing.assert_close(scaled, prepared)
+
+
+@pytest.mark.parametrize("mm", [900.0, 0.002])
+def test_a_spacing_that_is_not_in_mm_is_refused(mm):
+    """Metres would be prepared as one pixel, micrometres as more than memory holds."""
+    prepare(picture((1, 4, 8, 8), (mm, 2.0, 2.0)), HU, (8, 8))  # slices may lie as far apart as they want
+    prepare(picture((1, 8, 8), (mm, mm)), Preparation(), (8, 8))  # scaled to fit, whatever its unit
+    with pytest.raises(UserError, match=rf"a\.nii: says that a pixel is {mm:.3g} mm large, .* prepared at 2 mm"):
+        prepare(picture((1, 4, 8, 8), (2.0, mm, mm), source="a.nii"), HU, (8, 8))
 
 
 def test_channels_have_statistics_of_their_own_and_colours_have_not():

@@ -6,7 +6,7 @@ Everything fitted to data (class priors, means of variables) comes from the trai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -96,8 +96,8 @@ class Plan(Facts):
     found: what of the training split led to it, for people; nothing reads it.
     """
 
-    size: tuple[int, int]
-    context: int = 0
+    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    context: int = Field(default=0, ge=0)
     streams: dict[str, Preparation]
     found: dict[str, dict[str, object]] = Field(default={})
 

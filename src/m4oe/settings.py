@@ -9,6 +9,9 @@ from pydantic import ConfigDict, Field, model_validator
 
 from m4oe.study import Facts
 
+Pixels = Annotated[int, Field(ge=1)]
+Millimetres = Annotated[float, Field(gt=0)]
+
 
 class Encoder(Facts):
     """How a stream becomes tokens. Names are rows of nets.encoders.ENCODERS, `hf:NAME`, or `pkg.mod:function`."""
@@ -78,8 +81,8 @@ class Segmenter(Facts):
     """
 
     network: str = "swin_unet"
-    size: tuple[int, int] = (96, 96)
-    spacing: tuple[float, float] | None = None
+    size: tuple[Pixels, Pixels] = (96, 96)
+    spacing: tuple[Millimetres, Millimetres] | None = None
     context: int = Field(default=0, ge=0, description="neighbouring slices on either side, as channels")
     stem: Literal["patch", "conv"] = "conv"
     width: int = Field(default=64, ge=8)
@@ -117,8 +120,8 @@ class Model(Facts):
     kind: Literal["auto", "classifier", "segmenter"] = "auto"
     baseline: str | None = Field(default=None, description="another fusion in place of ours: nets.baselines.BASELINES")
     width: int = Field(default=64, ge=8)
-    image_size: tuple[int, int] = (64, 64)
-    volume_size: tuple[int, int, int] = (16, 48, 48)
+    image_size: tuple[Pixels, Pixels] = (64, 64)
+    volume_size: tuple[Pixels, Pixels, Pixels] = (16, 48, 48)
     encoder: Encoder = Encoder()
     specific: Specific = Specific()
     shared: Shared = Shared()
@@ -152,7 +155,9 @@ class Phase(Facts):
     or tasks.
     """
 
-    name: str = Field(default="train", description="in the log and among the checkpoints; each phase has its own")
+    name: str = Field(
+        default="train", pattern=r"^[^/\\]+$", description="in the log and of a file of weights; each phase has its own"
+    )
     routing: Literal["modality", "gate"] = "gate"
     objective: Literal["labels", "masked_images"] = "labels"
     grow: Grow | None = None

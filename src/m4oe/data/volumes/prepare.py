@@ -16,12 +16,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from m4oe.data.readers import Picture
+from m4oe.errors import UserError
 from m4oe.schema import Preparation
 
 LARGEST_Z = 5.0
 LOW, HIGH = 0.5, 99.5
 FOREGROUND = 0.1  # of the way from the darkest to the brightest half percent
 MOST_PIXELS = 2_000_000  # that a statistic of one volume looks at
+ANOTHER_UNIT = 100.0  # times larger or smaller than prepared: what no pixel is, unless its file means another unit
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ def prepare(picture: Picture, preparation: Preparation, size: Sequence[int]) -> 
 
     Where the spacing of the preparation or of the picture is not known, slices are scaled to fit `size`. A picture of
     bytes has no physical unit: its own mean and deviation are taken, whatever the preparation says of units.
+    Raises UserError for a spacing that must be in another unit than mm.
     """
+    _refuse_another_unit(picture, preparation)
     way = way_of(picture.shape, picture.spacing, preparation, size)
     groups = [picture.values] if picture.colour else picture.values
     ends = [_ends(group, preparation, picture.full_scale) for group in groups]
@@ -132,10 +136,8 @@ def prepare(picture: Picture, preparation: Preparation, size: Sequence[int]) -> 
 
 def way_of(shape: Sequence[int], spacing: Sequence[float] | None, preparation: Preparation, size: Sequence[int]) -> Way:
     """The Way of a picture (H, W) or (D, H, W) with `spacing` mm along each axis, if that is known."""
-    kept = [axis for axis in range(len(shape)) if len(shape) == 2 or axis != preparation.slice_axis]
-    plane = [shape[axis] for axis in kept]
-    pixel = [spacing[axis] for axis in kept] if spacing is not None else [1.0, 1.0]
-    extent = [length * mm for length, mm in zip(plane, pixel)]
+    pixel = _in_plane(spacing, preparation) if spacing is not None else (1.0, 1.0)
+    extent = [length * mm for length, mm in zip(_in_plane(shape, preparation), pixel)]
     if preparation.spacing is None or spacing is None:
         unit = max(length / full for length, full in zip(extent, size))
         target = (unit, unit)
@@ -143,6 +145,23 @@ def way_of(shape: Sequence[int], spacing: Sequence[float] | None, preparation: P
         target = preparation.spacing
     rows, columns = (max(1, round(length / mm)) for length, mm in zip(extent, target))
     return Way(tuple(shape), preparation.slice_axis, (rows, columns))
+
+
+def _in_plane(axes: Sequence[float], preparation: Preparation) -> list[float]:
+    """Of what is told of each axis of a picture, that of the rows and the columns of its slices."""
+    return [told for axis, told in enumerate(axes) if len(axes) == 2 or axis != preparation.slice_axis]
+
+
+def _refuse_another_unit(picture: Picture, preparation: Preparation) -> None:
+    """A slice of metres would be prepared as one pixel, and one of micrometres as more than memory holds."""
+    if preparation.spacing is None or picture.spacing is None:
+        return
+    for mm, wanted in zip(_in_plane(picture.spacing, preparation), preparation.spacing):
+        if not wanted / ANOTHER_UNIT <= mm <= wanted * ANOTHER_UNIT:
+            raise UserError(
+                f"{picture.source}: says that a pixel is {mm:.3g} mm large, and slices are prepared at {wanted:.3g} "
+                "mm: its header is in another unit, or the spacing of the plan is; correct it"
+            )
 
 
 def _ends(values: ndarray, preparation: Preparation, full_scale: float | None) -> tuple[float, float, float, float]:
@@ -163,7 +182,8 @@ def foreground_statistics(values: ndarray) -> tuple[float, float]:
     low, high = (float(end) for end in np.percentile(seen, (LOW, HIGH)))
     inside = seen[seen > low + FOREGROUND * (high - low)]
     inside = inside if len(inside) > 1 and inside.min() < inside.max() else seen
-    return float(inside.mean(dtype=np.float64)), max(float(inside.std(dtype=np.float64)), 1e-6)
+    least = 1e-6 * float(max(-values.min(), values.max()))  # of its own unit, whichever that is
+    return float(inside.mean(dtype=np.float64)), max(float(inside.std(dtype=np.float64)), least)
 
 
 def sampled(values: ndarray) -> ndarray:
