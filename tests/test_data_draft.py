@@ -150,6 +150,37 @@ def test_a_decathlon_datalist(tmp_path):
         assert len(load_cohort(study)) == 8 and trains(study)
 
 
+def test_files_of_one_name_in_folders_of_patients_are_cases_of_their_own(tmp_path):
+    write_volumes(tmp_path, [f"sub-{n}/anat/t1.nii.gz" for n in range(8)])
+    write_volumes(tmp_path, [f"sub-{n}/anat/mask.nii.gz" for n in range(8)], labels=2)
+    pairs = [{"image": f"sub-{n}/anat/t1.nii.gz", "label": f"sub-{n}/anat/mask.nii.gz"} for n in range(8)]
+    facts = {"modality": "MR", "labels": ["background", "tumour"], "training": pairs}
+    (tmp_path / "list.json").write_text(json.dumps(facts), encoding="utf-8")
+    _, study = drafted(tmp_path / "list.json", tmp_path)
+    assert load_cohort(study).exams.tolist() == [f"sub-{n}_anat_t1" for n in range(8)]
+    assert study.inputs["image"].kind == "mr" and study.tasks[study.name].class_names == ("background", "tumour")
+    assert trains(study)
+
+
+def test_the_first_version_of_nnunet_lists_cases_without_their_channels(tmp_path):
+    names = [f"imagesTr/la_{n}_000{c}.nii.gz" for n in range(8) for c in range(2)]
+    write_volumes(tmp_path, [*names, "imagesTr/la_1_extra.nii.gz"])
+    write_volumes(tmp_path, [f"labelsTr/la_{n}.nii.gz" for n in range(8)], labels=2)
+    pairs = [{"image": f"./imagesTr/la_{n}.nii.gz", "label": f"./labelsTr/la_{n}.nii.gz"} for n in range(8)]
+    facts = {"modality": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "la"}, "training": pairs}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    _, study = drafted(tmp_path, tmp_path)
+    assert load_cohort(study).exams.tolist() == [f"la_{n}" for n in range(8)]
+    assert study.inputs["image"].paths == ("image_0", "image_1") and trains(study).streams[0].channels == 2
+
+
+@pytest.mark.parametrize("entry", [{"ct": "a.nii.gz", "label": 1}, {"image": [], "label": 1}, 7])
+def test_an_entry_without_an_image_is_named(tmp_path, entry):
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry]}), encoding="utf-8")
+    with pytest.raises(UserError, match="the datalist has an entry without 'image'"):
+        draft_study(tmp_path / "list.json")
+
+
 def test_a_datalist_of_classes(tmp_path):
     write_pictures(tmp_path, [f"{n}.png" for n in range(8)])
     facts = {"training": [{"image": f"{n}.png", "label": n % 2} for n in range(8)]}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,54 @@ def _entries(facts: Mapping[str, Any]) -> list[Any]:
 
 
 def _listed(folder: Path, facts: Mapping[str, Any]) -> list[Case]:
-    """Cases of a datalist: `image` is a path or a list of them (channels), `label` a path or a class."""
-    cases = []
-    for entry in _entries(facts):
-        image = entry.get("image", entry.get("images", "")) if isinstance(entry, dict) else str(entry)
-        images = image if isinstance(image, list) else [image]
-        names = ["image"] if len(images) == 1 else [f"image_{number}" for number in range(len(images))]
-        case = {"case": stem_of(str(images[0])), **{name: _relative(folder, text) for name, text in zip(names, images)}}
+    """Cases of a datalist: `image` is a path or a list of them (channels), `label` a path or a class.
+
+    Raises UserError for an entry without an image.
+    """
+    listed = [_images(folder, entry) for entry in _entries(facts)]
+    names, cases = _called([images[0] for images in listed]), []
+    for entry, name, images in zip(_entries(facts), names, listed):
+        files = [file for image in images for file in _files_of(folder, image)]
+        columns = ["image"] if len(files) == 1 else [f"image_{number}" for number in range(len(files))]
+        case = {"case": name, **dict(zip(columns, files))}
         label = entry.get("label") if isinstance(entry, dict) else None
         if label is not None:
             masked = re.search(ENDING, str(label)) is not None
             case["mask" if masked else "label"] = _relative(folder, str(label)) if masked else str(label)
         cases.append(case)
     return cases
+
+
+def _images(folder: Path, entry: Any) -> list[str]:
+    """The pictures of an entry of a datalist, as they are listed."""
+    image = entry.get("image", entry.get("images")) if isinstance(entry, dict) else entry
+    images = image if isinstance(image, list) else [image]
+    if not images or not all(isinstance(text, str) and text for text in images):
+        raise UserError(
+            f"{folder}: the datalist has an entry without 'image', {entry}; it is the path of a picture, or a list of "
+            "the paths of its channels"
+        )
+    return [_relative(folder, text) for text in images]
+
+
+def _files_of(folder: Path, image: str) -> list[str]:
+    """The files of a listed picture: itself, or channels that nnU-Net's first version lists by the name of the case."""
+    path, stem = folder / image, stem_of(image)
+    if path.exists():
+        return [image]
+    files = sorted(path.parent.glob(f"{glob.escape(stem)}_[0-9][0-9][0-9][0-9]{path.name.removeprefix(stem)}"))
+    return [Path(image).with_name(file.name).as_posix() for file in files] or [image]
+
+
+def _called(images: Sequence[str]) -> list[str]:
+    """Names of cases: of their first files; where some are called alike, of all with the folders before them."""
+    names = [stem_of(image) for image in images]
+    if len(set(names)) == len(names):
+        return names
+    folders = [
+        [part for part in Path(image).parent.parts if part not in (Path(image).anchor, "..")] for image in images
+    ]
+    return ["_".join([*before, name]) for before, name in zip(folders, names)]
 
 
 def _relative(folder: Path, text: str) -> str:
@@ -107,7 +143,7 @@ def _add_images(guess: Guess, cases: list[Case], facts: Mapping[str, Any], folde
             entry = {"column": column, "where": {"modality": kind}, "modality": kind, "kind": kind}
             guess.add("inputs", kind, entry, f"{kinds.count(kind)} cases, by their names")
         return
-    channels = [str(name) for name in dict(facts.get("channel_names") or facts.get("modality") or {}).values()]
+    channels = [str(name) for name in _by_number(facts.get("channel_names") or facts.get("modality")).values()]
     kind = kind_of(*channels, folder.resolve().name, *(cases[0][column] for column in columns if column in cases[0]))
     said = f"channels {', '.join(channels)}" if channels else f"by its name {folder.resolve().name!r}"
     why = f"{said}: {kind}" if kind != "other" else f"{said}: write its kind, such as ct or mr, and its modality"
@@ -117,7 +153,7 @@ def _add_images(guess: Guess, cases: list[Case], facts: Mapping[str, Any], folde
 def _add_targets(guess: Guess, cases: list[Case], facts: Mapping[str, Any], folder: Path) -> None:
     masks = [folder / case["mask"] for case in cases if "mask" in case]
     if masks:
-        declared = facts.get("labels") or {}
+        declared = _by_number(facts.get("labels"))
         entry = _classes(declared) if declared else _seen_classes(masks, guess.name)
         why = "classes of dataset.json" if declared else "values of the first masks; name them"
         for name in guess.inputs:
@@ -127,6 +163,13 @@ def _add_targets(guess: Guess, cases: list[Case], facts: Mapping[str, Any], fold
     if len(labels) > 1:
         entry = {"kind": "binary" if len(labels) == 2 else "multiclass", "column": "label", "classes": labels}
         guess.add("tasks", "label", entry, f"{len(labels)} different labels in the datalist")
+
+
+def _by_number(names: Any) -> dict[str, Any]:
+    """A mapping of a dataset.json as it is; a list of names, or a single one, by their numbers."""
+    if isinstance(names, dict):
+        return names
+    return {str(number): name for number, name in enumerate([names] if isinstance(names, str) else names or [])}
 
 
 def _classes(labels: Mapping[str, Any]) -> dict[str, Any]:
