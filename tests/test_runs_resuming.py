@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from m4oe.errors import UserError
 from m4oe.train.diary import Diary
+from m4oe.train.validation import Seen
 from small_runs import log_of
 from small_segmenters import PHASES, grow, study, train
 
@@ -79,7 +80,46 @@ def test_a_growth_that_is_interrupted_goes_on_to_the_same_end(whole, new, tmp_pa
     assert len({(run / "growth.json").read_text() for run in runs}) == 1
 
 
+def test_a_run_that_was_moved_keeps_the_best_epoch_of_before(studies, tmp_path, monkeypatch):
+    scores = iter((0.9, 0.5, 0.1))  # the second is lost with the power
+    monkeypatch.setattr(Seen, "scores", lambda self: {"a_organs": next(scores)})
+    one = (PHASES[1] | {"max_epochs": 2},)
+    interrupted("specialise", lambda: train(studies, tmp_path / "run", one), monkeypatch)
+    moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
+    train(studies, moved, one)
+    best = torch.load(moved / "checkpoints" / "best.ckpt", weights_only=True)
+    assert [line["epoch"] for line in log_of(moved)] == [0, 1] and best["epoch"] == 0
+    kept = load_file(moved / "checkpoints" / "specialise.safetensors")
+    assert all(torch.equal(best["state_dict"][f"network.{name}"], value) for name, value in kept.items())
+
+
+def test_a_damaged_best_epoch_is_named(studies, whole, tmp_path):
+    """Stopped between its last epoch and what is kept of it."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    for name in ("metrics.json", "checkpoints/gate.safetensors"):
+        (run / name).unlink()
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"best\.ckpt: damaged .*phase 'gate': delete .*checkpoints to train again"):
+        train(studies, run, TWO_PHASES)
+
+
 # ---- another beginning
+
+
+def test_a_run_does_not_go_on_where_exams_changed_their_split(tmp_path, monkeypatch):
+    """Patients are drawn in balance: what comes or goes moves others, and those of test would be learned from."""
+    path = study(tmp_path, "a", "mr", cases=12)
+    path.write_text(path.read_text() + "missing_files: absent\n")
+    one = (PHASES[1] | {"max_epochs": 2},)
+    interrupted("specialise", lambda: train([path], tmp_path / "run", one), monkeypatch)
+    before = (tmp_path / "run" / "splits.csv").read_text()
+    gone = path.parent / "a3.nii.gz"
+    gone.rename(tmp_path / "away.nii.gz")
+    with pytest.raises(UserError, match=r"splits\.csv: the exams of this run are others now.*missing_files: absent"):
+        train([path], tmp_path / "run", one)
+    assert (tmp_path / "run" / "splits.csv").read_text() == before
+    (tmp_path / "away.nii.gz").rename(gone)
+    assert (train([path], tmp_path / "run", one) / "metrics.json").is_file()
 
 
 def test_a_run_does_not_go_on_with_a_plan_that_was_edited(studies, tmp_path, monkeypatch):

@@ -161,6 +161,23 @@ def test_flips_that_no_picture_allows_are_refused(studies, tmp_path):
     assert line.startswith("model.segmenter.flips: pictures of kind mr are not mirrored")
 
 
+def test_pictures_of_which_nothing_is_learned_are_told(tmp_path):
+    """The expert of a modality that no training exam has stays as it was built; with a gate as without."""
+    path = study(tmp_path, "a", "mr")
+    splits = ("train", "train", "train", "val", "test")
+    rows = [f"a{n},a{n}.nii.gz,a{n}_mask.nii.gz,{split}" for n, split in enumerate(splits)]
+    text = "\n".join(["case,image,mask,split,sequence", *(f"{row},t1" for row in rows[:-1]), f"{rows[-1]},T1", ""])
+    (path.parent / "table.csv").write_text(text)
+    content = yaml.safe_load(path.read_text())
+    content["inputs"]["image"]["modality"] = {"column": "sequence"}
+    path.write_text(yaml.safe_dump(content | {"split": {"column": "split"}}))
+    told: list[str] = []
+    config = load_config(None, [*NETWORK, *TRAINING, f"phases={json.dumps(PHASES[1:2])}"])
+    train_run([path], config, tmp_path / "run", CPU, tell=told.append)
+    (line,) = [line for line in told if "nothing is learned" in line]
+    assert line.startswith("no training exam has input 'image' of modality 'T1' with a mask")
+
+
 def test_masks_that_are_empty_everywhere_are_refused_before_training(tmp_path):
     pairs = {f"e{case}": (volume(case), block() * 0) for case in range(6)}
     cohort = study_of(tmp_path, pairs, "e")

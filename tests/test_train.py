@@ -21,7 +21,7 @@ from m4oe.settings import Phase
 from m4oe.train.module import Schedule, drop_inputs, refuse_non_finite
 from m4oe.train.objective import Losses
 from m4oe.train.phases import freeze, load_previous
-from small_runs import log_of, trained
+from small_runs import edited, log_of, trained
 from tiny import full_batch, subset, without
 
 GOLDEN = Path(__file__).parent / "assets" / "losses" / "breast_tiny.txt"
@@ -233,6 +233,12 @@ def test_an_error_in_a_worker_is_told_in_its_own_words(retina, tmp_path):
 def test_task_weights_of_no_task_are_refused(retina, tmp_path):
     with pytest.raises(UserError, match=r"train\.task_weights names 'glaucom', which is no task"):
         trained([retina], tmp_path / "run", "train.task_weights={glaucom: 2.0}")
+
+
+def test_patience_without_validation_exams_waits_for_nothing(retina, tmp_path):
+    study = edited(retina, tmp_path / "study.yaml", split={"fractions": [0.8, 0.0, 0.2]})
+    run = trained([study], tmp_path / "run", "train.patience=1")
+    assert [line["epoch"] for line in log_of(run)] == [0, 1] and (run / "metrics.json").is_file()
 
 
 def test_trackers_write_their_own(retina, tmp_path):

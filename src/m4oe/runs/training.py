@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from m4oe.artifact import Artifact, load_artifact, save_artifact
 from m4oe.config import Config
 from m4oe.data.augmentation import flips_of
-from m4oe.data.fingerprint import refuse_empty_classes
+from m4oe.data.fingerprint import refuse_empty_classes, training_cohorts
 from m4oe.data.splits import split_exams
 from m4oe.data.table import Cohort, load_cohort
 from m4oe.device import describe
@@ -25,7 +26,7 @@ from m4oe.runs.facts import schema_of, survival_labels, task_kinds
 from m4oe.runs.growth import write_growth
 from m4oe.runs.inheritance import inherited
 from m4oe.runs.tables import metrics_of, predicted, rows_of, write_csv, write_tables
-from m4oe.schema import Schema
+from m4oe.schema import Schema, Stream
 from m4oe.study import Study, load_study
 from m4oe.tasks import KINDS
 from m4oe.train.resume import PLAN, begin_run, hold_to
@@ -62,7 +63,7 @@ def train_run(
     slices = config.model.kind == "segmenter"
     begin_run(out, config, loaded, describe(), [folder / PLAN for folder in folders.values()] if slices else [])
     hold_to(out, weights_before(config))
-    write_csv(splits, out / "splits.csv")
+    _hold_to_splits(out / "splits.csv", splits)
     for fold, folder in folders.items():
         if (folder / "metrics.json").is_file():
             tell(f"{folder}: trained already")
@@ -76,6 +77,16 @@ def _of_cohorts(splits: pd.DataFrame, cohorts: Sequence[Cohort]) -> pd.DataFrame
     known = {(cohort.study.name, exam) for cohort in cohorts for exam in cohort.exams}
     here = [pair in known for pair in zip(splits["study"], splits["exam"])]
     return splits[here].reset_index(drop=True)
+
+
+def _hold_to_splits(path: Path, splits: pd.DataFrame) -> None:
+    """Writes splits.csv. Raises UserError where exams stand there in other splits: some were trained on already."""
+    if path.is_file() and not read_table(path).equals(splits.astype(str).reset_index(drop=True)):
+        raise UserError(
+            f"{path}: the exams of this run are others now, or in other splits, although its tables are the same: "
+            "pictures have come or gone ('missing_files: absent'); bring them back, or give another folder with -o"
+        )
+    write_csv(splits, path)
 
 
 def _refuse_refit(config: Config, splits: pd.DataFrame) -> None:
@@ -122,6 +133,7 @@ def _train_fold(
     schema = schema_of(cohorts, splits, fold, config.model, folder / PLAN, grow and grow.run)
     hold_to(out, {str((folder / PLAN).relative_to(out)): folder / PLAN})
     tell(f"training: {', '.join(f'{n} {split}' for split, n in splits['split'].value_counts().items())} exams")
+    _tell_untaught(cohorts, training_cohorts(cohorts, splits, fold), schema, tell)
     exams = Fold(cohorts, schema, splits, folder / "cache")
     judge = network = fit(exams, config, folder, device, progress=progress)
     if config.train.refit:
@@ -131,6 +143,24 @@ def _train_fold(
     if grow is not None:
         write_growth(artifact, grow.run, folder, device)
     finish_run(artifact, judge, cohorts, splits, folder, device, config.train.batch_size)
+
+
+def _tell_untaught(cohorts: Sequence[Cohort], training: Sequence[Cohort], schema: Schema, tell: Tell) -> None:
+    """Says of which pictures nothing is learned: they occur, and in no training exam, or nowhere there with a mask."""
+    for stream in schema.streams:
+        masked = stream.form == "slices"
+        if any(_has(each, stream) for each in cohorts) and not any(_has(each, stream, masked) for each in training):
+            what = f"input {stream.input!r} of modality {stream.modality!r}"
+            tell(f"no training exam has {what}{' with a mask' * masked}: nothing is learned of it")
+
+
+def _has(cohort: Cohort, stream: Stream, masked: bool = False) -> bool:
+    """Whether an exam has a picture, or variables, of `stream`; with a mask on it, if that is asked."""
+    if stream.input not in cohort.modalities:
+        return False
+    there = cohort.modalities[stream.input] == stream.modality
+    masks = [cohort.labels[name] for name, task in cohort.study.tasks.items() if task.on == stream.input]
+    return bool(any((there & np.not_equal(mask, None).astype(bool)).any() for mask in masks) if masked else there.any())
 
 
 def finish_run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch import callbacks as hooks
 from torch import nn
 
 from m4oe.config import Config
@@ -43,9 +43,9 @@ def fit_phase(
     # The latest comes after the best, whose score it holds.
     callbacks: list[Any] = [Diary(out / "log.jsonl"), *([best] if judged else []), latest]
     if progress:
-        callbacks.append(RichProgressBar(leave=False))
-    if train.patience:
-        callbacks.append(EarlyStopping("score", mode="max", patience=train.patience))
+        callbacks.append(hooks.RichProgressBar(leave=False))
+    if train.patience:  # not strict: where nothing is validated, there is no score to wait for
+        callbacks.append(hooks.EarlyStopping("score", mode="max", patience=train.patience, strict=False))
     with quiet():
         trainer = pl.Trainer(
             accelerator=device.type,
@@ -70,7 +70,8 @@ def fit_phase(
         except UserError as error:
             raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None  # a worker's holds a traceback
     if train.keep == "best" and best.best_model_path:
-        state = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        remedy = f"it holds what is kept of the phase {phase.name!r}: delete {out / 'checkpoints'} to train again"
+        state = read_checkpoint(Path(best.best_model_path), remedy)["state_dict"]
         network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
     return network.cpu()
 
@@ -101,6 +102,21 @@ def _minutes(phase: Phase, config: Config) -> float | None:
         return phase.max_minutes
     epochs = [each.max_epochs or config.train.max_epochs for each in config.phases]
     return config.train.max_minutes * (phase.max_epochs or config.train.max_epochs) / sum(epochs)
+
+
+class ModelCheckpoint(hooks.ModelCheckpoint):
+    """Lightning's, for a run folder that may be moved while it waits; by Lightning's name, under which checkpoints know
+    its state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What lay in the folder lies in it, wherever that is now; else the best so far would be forgotten."""
+
+        def here(path: str) -> str:
+            return path and str(Path(str(self.dirpath)) / Path(path).name)
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 def _checkpoint(out: Path, name: str, monitor: str | None) -> ModelCheckpoint:
