@@ -29,9 +29,9 @@ def reads(monkeypatch) -> list[str]:
     from m4oe.data import samples
 
     decoded: list[str] = []
-    read_picture, read_mask = room.read_picture, samples.read_mask
+    read_picture, read_labels = room.read_picture, samples.read_labels
     monkeypatch.setattr(room, "read_picture", lambda paths, kind: decoded.extend(paths) or read_picture(paths, kind))
-    monkeypatch.setattr(samples, "read_mask", lambda path, *more: decoded.append(path) or read_mask(path, *more))
+    monkeypatch.setattr(samples, "read_labels", lambda path, *more: decoded.append(path) or read_labels(path, *more))
     return decoded
 
 
@@ -76,7 +76,12 @@ def test_what_memory_holds_is_not_written(folder, tmp_path, reads):  # noqa: F81
     assert len(reads) == 6 and not (tmp_path / "cache").exists()
 
 
-CHANGES = ("size of the grid", "side in the table", "time of the file", "values of the mask")
+OF_THE_MASK = {
+    "values of the mask": "{0: back, 255: lesion}",
+    "ignored value": "[back, lesion], ignore: 255",
+    "way to fix": "[back, lesion], fix: resample",
+}
+CHANGES = ("size of the grid", "side in the table", "time of the file", *OF_THE_MASK)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -95,7 +100,7 @@ def test_what_has_changed_is_made_anew(folder, tmp_path, reads, change):  # noqa
     else:
         expected = {"a_mask.png"}
         study = (folder / "study.yaml").read_text()
-        (folder / "study.yaml").write_text(study.replace("[back, lesion]", "{0: back, 255: lesion}"))
+        (folder / "study.yaml").write_text(study.replace("[back, lesion]", OF_THE_MASK[change]))
     from m4oe.data.dataset import ExamDataset
 
     changed = ExamDataset([cohort_in(folder)], rows("a"), schema, cache_bytes=0, cache_folder=cache)
