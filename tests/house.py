@@ -29,12 +29,12 @@ FLOORS = (
     ("moe", "tasks", "data"),
     ("config", "device"),
     ("settings presets",),
-    ("batch study schema errors",),
+    ("batch study schema errors strict_yaml",),
 )
 LONGEST_FUNCTION = 60
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 UNSAFE_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
-TORCHLESS = ("study", "schema", "errors", "settings", "presets", "config", "terminal")
+TORCHLESS = ("study", "strict_yaml", "schema", "errors", "settings", "presets", "config", "terminal")
 # Imports that cost a second or more, and the rooms that may have them at the top of a file.
 SLOW_IMPORTS = {"monai": (), "transformers": (), "matplotlib": (), "sklearn": (), "lightning": ("train",)}
 

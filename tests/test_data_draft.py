@@ -177,7 +177,7 @@ def test_the_first_version_of_nnunet_lists_cases_without_their_channels(tmp_path
 @pytest.mark.parametrize("entry", [{"ct": "a.nii.gz", "label": 1}, {"image": [], "label": 1}, 7])
 def test_an_entry_without_an_image_is_named(tmp_path, entry):
     (tmp_path / "list.json").write_text(json.dumps({"training": [entry]}), encoding="utf-8")
-    with pytest.raises(UserError, match="the datalist has an entry without 'image'"):
+    with pytest.raises(UserError, match="of the datalist is without 'image'"):
         draft_study(tmp_path / "list.json")
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from m4oe.errors import UserError, from_validation
+from m4oe.strict_yaml import StrictLoader
 
 InputKind = Literal["mammogram", "xray", "ct", "mr", "ultrasound", "photo", "oct", "pathology", "table", "other"]
 TaskKind = Literal["binary", "multiclass", "multilabel", "ordinal", "survival", "segmentation"]
@@ -185,7 +186,6 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "survival": ("time", "event", "horizons"),
     "segmentation": ("column", "on", "classes"),
 }
-_NOT_IN_STUDIES = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 _MAY = {"binary": ("classes",), "segmentation": ("regions", "synonyms", "ignore", "fix")}
 
 
@@ -266,33 +266,6 @@ class Study(Facts):
         return self.folder / self.table
 
 
-class _StudyLoader(yaml.SafeLoader):
-    """YAML in which `on`, `yes` and `N` are text, as in YAML 1.2: `on` is a key of a task, the others are cells.
-
-    A key that stands twice is an error; the first would be forgotten without a word.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012  (typed so by its base)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NOT_IN_STUDIES]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_StudyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-
-
 def load_study(path: Path | str) -> Study:
     """The study in the YAML file `path`.
 
@@ -302,7 +275,7 @@ def load_study(path: Path | str) -> Study:
     if not path.is_file():
         raise UserError(f"{path}: no such study file; 'm4oe init TABLE' writes one")
     try:
-        content = _StudyLoader(path.read_text(encoding="utf-8")).get_single_data()
+        content = StrictLoader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {where.line + 1}" if where else ""

@@ -76,7 +76,7 @@ def _listed(folder: Path, facts: Mapping[str, Any]) -> list[Case]:
 
     Raises UserError for an entry without an image.
     """
-    listed = [_images(folder, entry) for entry in _entries(facts)]
+    listed = [_images(folder, entry, number) for number, entry in enumerate(_entries(facts), 1)]
     names, cases = _called([images[0] for images in listed]), []
     for entry, name, images in zip(_entries(facts), names, listed):
         files = [file for image in images for file in _files_of(folder, image)]
@@ -90,14 +90,14 @@ def _listed(folder: Path, facts: Mapping[str, Any]) -> list[Case]:
     return cases
 
 
-def _images(folder: Path, entry: Any) -> list[str]:
-    """The pictures of an entry of a datalist, as they are listed."""
+def _images(folder: Path, entry: Any, number: int) -> list[str]:
+    """The pictures of an entry of a datalist, the `number`th, as they are listed."""
     image = entry.get("image", entry.get("images")) if isinstance(entry, dict) else entry
     images = image if isinstance(image, list) else [image]
     if not images or not all(isinstance(text, str) and text for text in images):
         raise UserError(
-            f"{folder}: the datalist has an entry without 'image', {entry}; it is the path of a picture, or a list of "
-            "the paths of its channels"
+            f"{folder}: entry {number} of the datalist is without 'image', the path of a picture or a list "
+            "of the paths of its channels"
         )
     return [_relative(folder, text) for text in images]
 
